@@ -1,0 +1,1 @@
+"""Outrigger's operator (issue 4 builds it)."""

@@ -1,0 +1,1 @@
+"""The caller's side: HTTP in, MCP endpoint, sessions."""

@@ -1,0 +1,1 @@
+"""One concern a module, composed in stack.py."""

@@ -1,0 +1,1 @@
+"""Values that come from files or are sealed."""
