@@ -1,0 +1,73 @@
+# Everything a person or CI runs here. `make` alone lists it.
+# The environment in .venv comes from requirements/dev.txt (pinned and hashed) and brings Python packages, Node and Go.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+# Programs that these recipes start (npx, go, uvx) are found in the environment first.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# What is expensive to make and keyed by version (npm packages, compiled programs) outlives the work tree here.
+export OUTRIGGER_CACHE ?= $(HOME)/.cache/outrigger
+# Extra arguments of pytest: make test ARGS='-k pool -x'
+ARGS ?=
+
+.PHONY: help
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: ## Make .venv with everything from the lock (PYTHON=python3.13 chooses the interpreter)
+	@scripts/environment.sh .venv requirements/dev.txt --project
+
+.PHONY: demo
+demo: venv ## Two minutes: a real server behind the sidecar, killed and recovered
+	@$(BIN)/python examples/demo.py
+
+.PHONY: test
+test: venv ## Every test: unit, integration, conformance, chaos
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-unit
+test-unit: venv ## The quick tests only
+	@$(BIN)/python -m pytest -q tests/unit $(ARGS)
+
+.PHONY: lint
+lint: venv ## ruff, mypy, import contracts, generated files up to date
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python scripts/generate.py --check
+
+.PHONY: format
+format: venv ## Format the code and mend what ruff can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: generate
+generate: venv ## Write the files that are generated from the code
+	@$(BIN)/python scripts/generate.py
+
+.PHONY: lock
+lock: venv ## Pin the dependencies anew (UPGRADE=1 takes the newest)
+	@scripts/lock.sh $(if $(UPGRADE),--upgrade)
+
+.PHONY: bench
+bench: venv ## Measure the sidecar beside its peers (PyPI, npm)
+	@$(BIN)/python -m bench
+
+.PHONY: bench-peers
+bench-peers: venv ## As bench, with the peers that are built here with Go and Rust
+	@$(BIN)/python -m bench --built-peers
+
+.PHONY: image
+image: venv ## Make the container images as archives in dist/images, without Docker
+	@$(BIN)/python -m images
+
+.PHONY: clean
+clean: ## Remove what was built here (not OUTRIGGER_CACHE)
+	@rm -rf .venv .cache dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,39 @@
+"""Writes the files that are derived from the code, or checks that they are up to date (``--check``).
+
+Each entry of ``GENERATED`` is a path in the repository and the function that makes its text. Such a file is committed, so that a
+reader needs no tool to see it and a review shows what a change does to it; ``make lint`` fails while one is stale.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+GENERATED: dict[str, Callable[[], str]] = {}
+
+
+def main() -> int:
+    """Write every generated file, or with ``--check`` name the stale ones and return 1."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a file is stale")
+    check = parser.parse_args().check
+    stale = 0
+    for name, make in GENERATED.items():
+        path = ROOT / name
+        text = make()
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        if check:
+            print(f"{name} is stale: run 'make generate'", file=sys.stderr)
+            stale += 1
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {name}")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
