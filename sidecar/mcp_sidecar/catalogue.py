@@ -1,0 +1,111 @@
+"""What is known of a server's tools: names for metric labels, hints for retries, counts for `/status`.
+
+Learned from `tools/list` answers that pass, and from those the health check asks for. A hint is a hint: whether it
+counts is the config's decision (`retry.trustAnnotations`; MCP 2026-07-28 `server/tools`: untrusted by default).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from mcp_sidecar.pipeline.call import CallKind
+from mcp_sidecar.protocol.revisions import IDEMPOTENT_METHODS, SAFE_METHODS
+
+
+class _Annotations(msgspec.Struct):
+    read_only: bool = msgspec.field(default=False, name="readOnlyHint")
+    idempotent: bool = msgspec.field(default=False, name="idempotentHint")
+
+
+class _Tool(msgspec.Struct):
+    name: str
+    annotations: _Annotations | None = None
+
+
+class _ToolList(msgspec.Struct):
+    tools: list[_Tool]
+    next_cursor: str | None = msgspec.field(default=None, name="nextCursor")
+
+
+_decode = msgspec.json.Decoder(_ToolList).decode
+
+
+@dataclass(frozen=True)
+class KindSettings:
+    """tools: pattern → kind, first match wins; trust: patterns of tools whose own hints count."""
+
+    tools: Mapping[str, CallKind] = field(default_factory=dict)
+    trust: tuple[str, ...] = ()
+
+
+class Catalogue:
+    """The tools of one server."""
+
+    def __init__(self, settings: KindSettings) -> None:
+        self._settings = settings
+        self._annotations: dict[str, _Annotations | None] = {}
+        self._kinds: dict[str, CallKind] = {}
+        self._seen = b""
+        self.complete = False
+        """Whether the whole list was seen, not only a first page."""
+
+    @property
+    def tools(self) -> frozenset[str]:
+        """The names in the newest list."""
+        return frozenset(self._annotations)
+
+    def __contains__(self, tool: str) -> bool:
+        return tool in self._annotations
+
+    def __len__(self) -> int:
+        return len(self._annotations)
+
+    def reconfigure(self, settings: KindSettings) -> None:
+        """Use new rules from now on."""
+        self._settings = settings
+        self._kinds.clear()
+
+    def learn(self, result: bytes, *, first_page: bool = True) -> bool:
+        """Take in a `tools/list` result; one that cannot be read changes nothing. Returns whether there is more."""
+        if first_page and result == self._seen:
+            return not self.complete
+        try:
+            page = _decode(result)
+        except msgspec.DecodeError:
+            return False
+        if first_page:
+            self._annotations = {}
+            self._seen = result if page.next_cursor is None else b""
+        self._annotations.update((tool.name, tool.annotations) for tool in page.tools)
+        self._kinds.clear()
+        self.complete = page.next_cursor is None
+        return not self.complete
+
+    def kind(self, method: str, name: str | None) -> CallKind:
+        """What a second execution of a call would do."""
+        if method in SAFE_METHODS:
+            return CallKind.SAFE
+        if method != "tools/call" or name is None:
+            return CallKind.IDEMPOTENT if method in IDEMPOTENT_METHODS else CallKind.UNSAFE
+        kind = self._kinds.get(name)
+        if kind is None:
+            kind = self._tool_kind(name)
+            if name in self._annotations:  # only names of the server: callers must not grow this
+                self._kinds[name] = kind
+        return kind
+
+    def _tool_kind(self, name: str) -> CallKind:
+        for pattern, kind in self._settings.tools.items():
+            if fnmatch.fnmatchcase(name, pattern):
+                return kind
+        annotations = self._annotations.get(name)
+        if annotations is not None and any(fnmatch.fnmatchcase(name, pattern) for pattern in self._settings.trust):
+            if annotations.read_only:
+                return CallKind.SAFE
+            if annotations.idempotent:
+                return CallKind.IDEMPOTENT
+        return CallKind.UNSAFE

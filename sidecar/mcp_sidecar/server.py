@@ -1,0 +1,56 @@
+"""One configured server as the front sees it: its pipeline, its upstream, and what is known of it."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mcp_sidecar.catalogue import Catalogue
+from mcp_sidecar.errors import Reason, Rejected
+from mcp_sidecar.pipeline.call import CallKind, Handler, Reply
+
+if TYPE_CHECKING:
+    from mcp_sidecar.pipeline.call import Call
+    from mcp_sidecar.pipeline.upstream import Upstream
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """total_timeout: seconds a call may take in all; forward_authorization: pass the caller's credentials upstream;
+    allowed_tools: patterns of tools that may be listed and called, None for all; replays_sessions: a lost legacy
+    session may be opened again silently."""
+
+    total_timeout: float = 300.0
+    forward_authorization: bool = False
+    allowed_tools: tuple[str, ...] | None = None
+    replays_sessions: bool = False
+
+
+class Server:
+    """Name, settings, pipeline and upstream of one server. The front calls `answer`; the rest is read."""
+
+    def __init__(
+        self, name: str, settings: ServerSettings, catalogue: Catalogue, upstream: Upstream, handler: Handler
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.catalogue = catalogue
+        self.upstream = upstream
+        self.handler = handler
+        self.refusal: str | None = None
+        """Why the server takes no calls (a secret that cannot be read or opened), None where it does."""
+        self._uids = itertools.count(1)
+
+    async def answer(self, call: Call) -> Reply:
+        """Pass a call through the pipeline. Raises CallError."""
+        if self.refusal is not None:
+            raise Rejected(Reason.SERVER_NOT_READY, self.refusal, retry_after=10.0)
+        reply = await self.handler(call)
+        if call.method == "tools/list" and reply.result is not None and call.name is None:
+            self.catalogue.learn(reply.result, first_page=call.params is None or b'"cursor"' not in call.params)
+        return reply
+
+    def kind(self, method: str, name: str | None) -> CallKind:
+        """What a second execution of a call would do."""
+        return self.catalogue.kind(method, name)
