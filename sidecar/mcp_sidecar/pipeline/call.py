@@ -114,6 +114,7 @@ class Call:
         "params",
         "paused_for",
         "paused_since",
+        "principal",
         "queued_for",
         "server",
         "session",
@@ -135,6 +136,7 @@ class Call:
         version: str,
         name: str | None = None,
         identity: bytes = b"",
+        principal: str = "",
         session: object | None = None,
         kind: CallKind = CallKind.UNSAFE,
         headers: tuple[tuple[bytes, bytes], ...] = (),
@@ -155,6 +157,8 @@ class Call:
         """Tool, prompt or resource URI where the method has one."""
         self.identity = identity
         """Hash of the caller's Authorization, empty for anonymous."""
+        self.principal = principal
+        """Name of the bearer token that admitted the caller, empty where no tokens are configured."""
         self.session = session
         """The legacy session (front/sessions.py), None for modern callers."""
         self.kind = kind
