@@ -1,0 +1,3 @@
+module outrigger.dev/bench
+
+go 1.24
