@@ -123,6 +123,7 @@ class Call:
         "uid",
         "upstream_time",
         "version",
+        "written",
     )
 
     def __init__(
@@ -175,6 +176,9 @@ class Call:
         """Something was already passed to the caller: no further attempt."""
         self.delivery = Delivery.NOT_SENT
         """The worst delivery state over all attempts: decides `maybeExecuted`."""
+        self.written: bool | None = None
+        """What the transport knows of the attempt under way: False from when it took the attempt, True as soon as the
+        last byte of the request was handed to the kernel. None where it does not tell, which counts as written."""
         self.cancelled = False
         self.last_progress = 0.0
         self.paused_since: float | None = None
@@ -220,5 +224,8 @@ Handler = Callable[[Call], Awaitable[Reply]]
 class Stage(Protocol):
     """One concern of the pipeline: `async (Call, next) -> Reply`."""
 
-    async def __call__(self, call: Call, next: Handler) -> Reply:
-        """Answer the call, by `next` or without it. Raises CallError; re-raises cancellation, always."""
+    def __call__(self, call: Call, next: Handler) -> Awaitable[Reply]:
+        """Answer the call, by `next` or without it. Raises CallError; re-raises cancellation, always.
+
+        Usually `async def`. A stage that has nothing to do for a call returns `next(call)`, unawaited: that is free.
+        """
