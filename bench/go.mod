@@ -1,3 +1,3 @@
 module outrigger.dev/bench
 
-go 1.24
+go 1.25
