@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ServerSettings:
     """total_timeout: seconds a call may take in all; forward_authorization: pass the caller's credentials upstream;
-    allowed_tools: patterns of tools that may be listed and called, None for all; replays_sessions: a lost legacy
-    session may be opened again silently."""
+    tool_filter: which tools may be listed and called, None for all; forward_headers: pass `mcp-param-*` and trace
+    headers on."""
 
     total_timeout: float = 300.0
     forward_authorization: bool = False
-    allowed_tools: tuple[str, ...] | None = None
-    replays_sessions: bool = False
+    tool_filter: Callable[[str], bool] | None = None
+    forward_headers: bool = True
 
 
 class Server:
@@ -40,7 +40,6 @@ class Server:
         self.handler = handler
         self.refusal: str | None = None
         """Why the server takes no calls (a secret that cannot be read or opened), None where it does."""
-        self._uids = itertools.count(1)
 
     async def answer(self, call: Call) -> Reply:
         """Pass a call through the pipeline. Raises CallError."""

@@ -84,6 +84,9 @@ class Upstream(Protocol):
     ) -> None:
         """The legacy GET stream: returns when the upstream ends it. Raises CallError where it cannot be had."""
 
+    def session_opened(self, session: LegacySession) -> None:
+        """The session whose Opening was answered has its token now."""
+
     async def end_session(self, session: LegacySession) -> None:
         """A caller's DELETE, or the end of a session here."""
 

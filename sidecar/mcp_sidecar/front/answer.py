@@ -1,0 +1,137 @@
+"""The caller's side of one HTTP request: interim events, then the answer, in the form its era understands.
+
+Modern callers get our errors with an HTTP status and `Retry-After`; legacy callers get them with 200, because SDK 1.x
+clients end their whole session on a 5xx (design.md, "Errors of our own"). A lost session is 404 to both.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mcp_sidecar.errors import CallError, Delivery, Reason, SessionLost
+from mcp_sidecar.front.request import Request
+from mcp_sidecar.pipeline.call import Call, Era, Event, Reply
+from mcp_sidecar.protocol import envelope
+from mcp_sidecar.protocol.revisions import ERROR_STATUS
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+def error_of(error: CallError, call: Call | None = None) -> bytes:
+    """The JSON-RPC `error` of one of our own errors."""
+    delivery = max(error.delivery, call.delivery) if call is not None else error.delivery
+    data: dict[str, Any] = {
+        "reason": error.reason.label,
+        "retryable": error.reason.retryable,
+        "maybeExecuted": delivery == Delivery.MAYBE,
+        "attempts": call.attempts if call is not None else 0,
+    }
+    if error.retry_after is not None:
+        data["retryAfterMs"] = math.ceil(error.retry_after * 1000)
+    return envelope.error_object(error.reason.code, error.message, data)
+
+
+def retry_after(error: CallError) -> Headers:
+    """`Retry-After` in whole seconds, at least 1, where the error says when."""
+    if error.retry_after is None:
+        return ()
+    return ((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))),)
+
+
+class Answer:
+    """Writes to one caller. Also the `Sink` of its call: the first event turns the answer into a stream."""
+
+    __slots__ = ("_batch", "_headers", "_request", "era")
+
+    def __init__(self, request: Request, era: Era, *, batch: bool = False) -> None:
+        self._request = request
+        self._headers: Headers = ()
+        self._batch: list[bytes] | None = [] if batch else None
+        self.era = era
+
+    @property
+    def gone(self) -> bool:
+        """The caller's connection is lost."""
+        return self._request.disconnected
+
+    def add_headers(self, headers: Headers) -> None:
+        """Send these with the head of the answer, whatever form it takes."""
+        self._headers += headers
+
+    def open(self) -> None:
+        """Begin a stream now, before there is an event."""
+        if not self._request.streaming and not self._request.responded:
+            self._request.start_stream(headers=self._headers)
+
+    def emit(self, event: Event) -> None:
+        """Pass on an interim message. Raises CallError(SLOW_CALLER) when too much is unread."""
+        request = self._request
+        if not request.streaming:
+            if request.responded or request.disconnected:
+                return
+            request.start_stream(headers=self._headers)
+        request.send_event(event.data, id=event.id, retry=event.retry)
+
+    def reply(self, id: bytes, reply: Reply) -> None:
+        """The final answer."""
+        if reply.detached:
+            self.end()
+        elif reply.error is not None:
+            status = reply.status
+            if status == 200 and self.era is Era.MODERN and reply.error:
+                status = ERROR_STATUS.get(envelope.error_head(reply.error).code, 200)
+            self._final(envelope.error_response(id, reply.error), status, reply.event_id)
+        else:
+            self._final(envelope.result_response(id, reply.result or b"{}"), reply.status, reply.event_id)
+
+    def fail(self, id: bytes, error: CallError, call: Call | None = None) -> None:
+        """One of our own errors in place of an answer."""
+        self._headers += retry_after(error)
+        if isinstance(error, SessionLost):
+            status = 404
+        else:
+            status = error.reason.status if self.era is Era.MODERN else 200
+            if error.reason is Reason.CANCELLED:
+                status = 200
+        self._final(envelope.error_response(id, error_of(error, call)), status, None)
+
+    def refuse(self, status: int, code: int, message: str, id: bytes = b"null", data: object = None) -> None:
+        """A protocol error found before there was a call."""
+        self._final(envelope.error_response(id, envelope.error_object(code, message, data)), status, None)
+
+    def accepted(self, status: int = 202) -> None:
+        """Nothing to say: a notification or a response was taken in."""
+        self._request.respond(status, headers=self._headers)
+
+    def end(self) -> None:
+        """End the stream, or answer with an empty one."""
+        self.open()
+        self._request.end_stream()
+
+    def finish_batch(self) -> None:
+        """All messages of a batch are answered."""
+        if self._request.streaming:
+            self._request.end_stream()
+        elif self._batch:
+            self._request.respond(200, b"[" + b",".join(self._batch) + b"]", headers=self._headers)
+        elif not self._request.responded:
+            self.accepted()
+
+    def _final(self, body: bytes, status: int, event_id: bytes | None) -> None:
+        request = self._request
+        if self._batch is not None:
+            if request.streaming:
+                request.send_event(body, id=event_id)
+            else:
+                self._batch.append(body)
+        elif request.streaming:
+            request.send_event(body, id=event_id)
+            request.end_stream()
+        elif event_id is not None:
+            # the event id lets a legacy caller resume; it exists only on a stream
+            request.start_stream(headers=self._headers)
+            request.send_event(body, id=event_id)
+            request.end_stream()
+        else:
+            request.respond(status, body, headers=self._headers)
