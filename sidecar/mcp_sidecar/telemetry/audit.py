@@ -18,7 +18,6 @@ from msgspec import UNSET, Raw, UnsetType
 from mcp_sidecar.errors import Delivery, Reason
 from mcp_sidecar.pipeline.call import Call
 from mcp_sidecar.telemetry.lines import LineWriter
-from mcp_sidecar.telemetry.log import Timestamps
 
 MAX_ARGUMENT_NAMES: Final = 64
 MAX_NAME: Final = 256
@@ -84,7 +83,6 @@ class Audit:
     def __init__(
         self,
         writer: LineWriter,
-        timestamps: Timestamps,
         *,
         arguments: ArgumentMode = ArgumentMode.NONE,
         policy: AuditPolicy = AuditPolicy.DROP,
@@ -92,7 +90,6 @@ class Audit:
     ) -> None:
         """`key` keys the hash of arguments, so that short values cannot be guessed; random for this process if None."""
         self._writer = writer
-        self._timestamps = timestamps
         self.arguments = arguments
         self.policy = policy
         self._key = hashlib.sha256(key).digest() if key else secrets.token_bytes(32)
@@ -113,13 +110,15 @@ class Audit:
     def record(
         self,
         call: Call,
-        *,
+        ts: str,
         outcome: str,
         reason: str,
         code: int,
         rejected: bool,
         duration_ms: float,
         source: str,
+        rpc_id: str,
+        era: str,
         session: str,
         trace: str,
     ) -> None:
@@ -127,7 +126,7 @@ class Audit:
         self.records += 1
         name = call.name or ""
         line = AuditLine(
-            self._timestamps.now(),
+            ts,
             "tools/call",
             self.records,
             call.uid,
@@ -142,8 +141,8 @@ class Audit:
             source,
             reason,
             code,
-            call.id.decode("utf-8", "replace")[:MAX_NAME],
-            call.era.value,
+            rpc_id,
+            era,
             session,
             trace,
         )

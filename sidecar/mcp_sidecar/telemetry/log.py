@@ -42,6 +42,9 @@ class Level(enum.IntEnum):
 LEVELS: Final[Mapping[str, Level]] = {level.label: level for level in Level}
 
 
+_MILLISECONDS: Final = tuple(f"{ms:03d}Z" for ms in range(1000))
+
+
 class Timestamps:
     """RFC 3339 UTC timestamps with milliseconds; the seconds' part is formatted once a second."""
 
@@ -59,7 +62,7 @@ class Timestamps:
         if second != self._second:
             self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
             self._second = second
-        return f"{self._prefix}{int((now - second) * 1000):03d}Z"
+        return self._prefix + _MILLISECONDS[int((now - second) * 1000)]
 
 
 def _plain(value: Any) -> Any:
@@ -135,7 +138,7 @@ class Log:
         bound._fields = {**self._fields, **{k: _plain(v) for k, v in fields.items()}}
         return bound
 
-    def enabled(self, level: Level) -> bool:
+    def enabled(self, level: int) -> bool:
         """Whether an entry of this level would be written."""
         return level >= self._level.value
 

@@ -56,6 +56,10 @@ def side(reason: Reason) -> str:
     return "caller" if reason in _CALLER else "upstream" if reason in _UPSTREAM else "sidecar"
 
 
+OWN: Final = {reason.code: (reason.label, side(reason)) for reason in Reason}
+"""Label and side by code: a Reason itself hashes in Python, which the path of a refused call need not pay for."""
+
+
 class _ResultHead(msgspec.Struct, gc=False):
     is_error: bool = msgspec.field(default=False, name="isError")
 

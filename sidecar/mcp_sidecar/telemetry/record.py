@@ -18,14 +18,17 @@ from mcp_sidecar.errors import CallError, Reason, Rejected
 from mcp_sidecar.pipeline.call import Call, Reply, Source
 from mcp_sidecar.telemetry.audit import Audit
 from mcp_sidecar.telemetry.catalogue import METHODS, OTHER_METHOD, Catalogue
-from mcp_sidecar.telemetry.log import Level, Log
+from mcp_sidecar.telemetry.log import Level, Log, Timestamps
 from mcp_sidecar.telemetry.metrics import OTHER, Counter, Histogram
-from mcp_sidecar.telemetry.outcomes import answered_error, is_tool_error, side
+from mcp_sidecar.telemetry.outcomes import OWN, answered_error, is_tool_error, side
 from mcp_sidecar.telemetry.tool_labels import ToolLabels, tool_names
 
 MAX_TOOL_LABELS: Final = 50
 
 _MAX_TEXT: Final = 256
+_INFO: Final = Level.INFO.value
+_WARNING: Final = Level.WARNING.value
+_UPSTREAM: Final = Source.UPSTREAM.value
 
 
 class CallLine(msgspec.Struct, omit_defaults=True, gc=False):
@@ -81,10 +84,11 @@ class CallRecorder:
         self._catalogue = catalogue
         self.log = log
         self.audit = audit
+        self._timestamps = log.timestamps if log is not None else Timestamps()
         self._max_tool_labels = max_tool_labels
         self._clock = clock
         self._tools: dict[str, ToolLabels] = {}
-        self._series: dict[tuple[str, str, str, str, Source | None], _Series] = {}
+        self._series: dict[tuple[str, str, str, str, str], _Series] = {}
         self._attempts: dict[tuple[str, str, str, bool], tuple[Histogram, Counter]] = {}
         self._overhead = catalogue.overhead.labels()
         self._encode = msgspec.json.Encoder().encode
@@ -173,11 +177,11 @@ class CallRecorder:
         reason = ""
         code = 0
         rejected = False
-        source: Source | None = None
+        source = Source.SIDECAR.value
         method = call.method
         is_tool = method == "tools/call"
         if error is None and reply is not None:
-            source = reply.source
+            source = reply.source._value_  # plain: an Enum hashes in Python
             if reply.error is not None:
                 outcome = "error"
                 code, reason, blamed = answered_error(reply.error)
@@ -191,17 +195,19 @@ class CallRecorder:
             outcome, reason, code, rejected = self._ended(call, error)
 
         labels = self._tools.get(call.server)
-        tool = (call.name if call.name in labels else OTHER) if is_tool and labels is not None else ""
-        series = self._series.get((call.server, method, tool, outcome, source))  # type: ignore[arg-type]
+        tool = ""
+        if is_tool and labels is not None:
+            tool = call.name if call.name is not None and call.name in labels else OTHER
+        series = self._series.get((call.server, method, tool, outcome, source))
         if series is None:
-            series = self._make(call.server, method, tool or "", outcome, source)
+            series = self._make(call.server, method, tool, outcome, source)
         series.calls.value += 1
         series.duration.observe(duration)
         upstream = call.upstream_time
         queued = call.queued_for
         if call.attempts:
             series.queue_wait.observe(queued)
-            if call.attempts == 1 and source is Source.UPSTREAM:
+            if call.attempts == 1 and source == _UPSTREAM:
                 # a retry sleeps, which is neither ours nor the upstream's
                 overhead = duration - upstream - queued - call.paused_for
                 self._overhead.observe(overhead if overhead > 0.0 else 0.0)
@@ -209,56 +215,53 @@ class CallRecorder:
         duration_ms = int(duration * 1e6) / 1000
         session = getattr(call.session, "log_id", "") if call.session is not None else ""
         trace = _trace(call.headers) if call.headers else ""
-        source_label = source.value if source is not None else "sidecar"
+        era = call.era._value_
+        # nothing is slow that is done once for both lines
+        ts = self._timestamps.now()
+        rpc_id = call.id.decode("utf-8", "replace")
+        if len(rpc_id) > _MAX_TEXT:
+            rpc_id = rpc_id[:_MAX_TEXT]
         log = self.log
         if log is not None:
             failed = outcome == "error" or rejected
-            if log.enabled(Level.WARNING if failed else Level.INFO):
+            if log.enabled(_WARNING if failed else _INFO):
                 name = call.name or ""
                 line = CallLine(
-                    log.timestamps.now(),
+                    ts,
                     "warning" if failed else "info",
                     "call",
                     call.uid,
                     call.server,
-                    call.era.value,
+                    era,
                     method if len(method) <= _MAX_TEXT else method[:_MAX_TEXT],
                     outcome,
                     duration_ms,
                     int(queued * 1e6) / 1000,
                     int(upstream * 1e6) / 1000,
                     call.attempts,
-                    source_label,
+                    source,
                     name if len(name) <= _MAX_TEXT else name[:_MAX_TEXT],
                     reason,
                     code,
                     call.delivery.name.lower() if failed else "",
-                    call.id.decode("utf-8", "replace")[:_MAX_TEXT],
+                    rpc_id,
                     session,
                     trace,
                 )
                 log.raw(log.encoded(msgspec.structs.asdict(line)) if log.human else self._encode(line) + b"\n")
         if is_tool and self.audit is not None:
             self.audit.record(
-                call,
-                outcome=outcome,
-                reason=reason,
-                code=code,
-                rejected=rejected,
-                duration_ms=duration_ms,
-                source=source_label,
-                session=session,
-                trace=trace,
+                call, ts, outcome, reason, code, rejected, duration_ms, source, rpc_id, era, session, trace
             )
 
-    def _make(self, server: str, method: str, tool: str, outcome: str, source: Source | None) -> _Series:
+    def _make(self, server: str, method: str, tool: str, outcome: str, source: str) -> _Series:
         catalogue = self._catalogue
         key = (server, method, tool, outcome, source)
         known = server in self._tools and method in METHODS
         server = server if server in self._tools else OTHER
         method = method if method in METHODS else OTHER_METHOD
         series = _Series(
-            catalogue.calls.labels(server, method, tool, outcome, source.value if source else "sidecar"),
+            catalogue.calls.labels(server, method, tool, outcome, source),
             catalogue.operation_duration.labels(server, method, tool, outcome),
             catalogue.queue_wait.labels(server),
         )
@@ -274,15 +277,16 @@ class CallRecorder:
         """Outcome, reason, code and whether it was a rejection, of a call that has no answer from upstream."""
         if isinstance(error, asyncio.CancelledError):
             return "cancelled", Reason.CANCELLED.label, 0, False
-        reason = error.reason if isinstance(error, CallError) else Reason.INTERNAL
-        if reason is Reason.CANCELLED:
-            return "cancelled", reason.label, 0, False
-        rejected = isinstance(error, Rejected)
-        self._error(call, side(reason), reason.label)
-        if rejected:
-            server = call.server if call.server in self._tools else OTHER
-            self._catalogue.rejected.labels(server, reason.label).inc()
-        return "rejected" if rejected else "error", reason.label, reason.code, rejected
+        code = error.reason.code if isinstance(error, CallError) else Reason.INTERNAL.code
+        label, blamed = OWN[code]
+        if code == Reason.CANCELLED.code:
+            return "cancelled", label, 0, False
+        self._error(call, blamed, label)
+        if not isinstance(error, Rejected):
+            return "error", label, code, False
+        server = call.server if call.server in self._tools else OTHER
+        self._catalogue.rejected.labels(server, label).inc()
+        return "rejected", label, code, True
 
 
 def _trace(headers: tuple[tuple[bytes, bytes], ...]) -> str:
