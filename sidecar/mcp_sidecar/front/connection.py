@@ -1,0 +1,361 @@
+"""One caller's TCP connection: requests in order, one at a time; answers, time-outs, the end.
+
+Bytes that come while a request is in flight are kept unparsed up to a small window, so that a disconnect is noticed;
+past the window reading pauses and only a failed write tells. Time-outs are one deadline per connection that the
+listener's sweeper compares: a request that arrives whole starts no timer. After a last answer the connection lingers:
+it sends FIN and discards input for a while, because closing with unread input would reset the caller before it reads
+the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections import deque
+from typing import Any, Protocol, cast
+
+from mcp_sidecar.front.limits import ListenerSettings
+from mcp_sidecar.front.reader import Phase, RequestReader
+from mcp_sidecar.front.refusal import Fault, Refusal
+from mcp_sidecar.front.request import Request
+from mcp_sidecar.front.response import CONTINUE, STREAM_COMMENT, STREAM_COMMENT_CHUNK, answer_head, encode_headers
+
+_NEVER = float("inf")
+
+
+class Stage(enum.IntEnum):
+    """What a connection waits for."""
+
+    IDLE = 0
+    HEAD = 1
+    BODY = 2
+    HANDLER = 3
+    STREAM = 4
+    UNSENT = 5
+    """The caller must read answers before its next request is looked at."""
+    LINGER = 6
+    CLOSED = 7
+
+
+def _late(part: str, limit: float) -> Refusal:
+    return Refusal(Fault.REQUEST_TIMEOUT, f"request {part} not complete within {limit:g} s")
+
+
+class ConnectionOwner(Protocol):
+    """The listener, as its connections see it."""
+
+    settings: ListenerSettings
+    draining: bool
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+
+    def opened(self, connection: Connection) -> Refusal | None:
+        """A new connection; the refusal to answer with when there are too many."""
+
+    def closed(self, connection: Connection) -> None:
+        """It is gone."""
+
+    def serve(self, request: Request) -> None:
+        """Start the handler."""
+
+    def refused(self, refusal: Refusal) -> None:
+        """Count a refusal."""
+
+    def dropped_slow(self) -> None:
+        """Count a caller that did not read."""
+
+
+class Connection(asyncio.Protocol):
+    """See the module. Every method runs on the loop's thread."""
+
+    def __init__(self, owner: ConnectionOwner) -> None:
+        self._owner = owner
+        self._settings = owner.settings
+        self._transport: asyncio.Transport | None = None
+        self._reader = RequestReader(self, owner.settings)
+        self._request: Request | None = None
+        self._waiting: deque[Request | Refusal] = deque()
+        self._held = bytearray()
+        self._held_paused = False
+        self._write_paused = False
+        self._discarded = 0
+        self._written = 0
+        self._sent_before = -1
+        self._stuck_since = 0.0
+        self.stage = Stage.IDLE
+        self.deadline = _NEVER
+        self.peer = ""
+        self.state: dict[Any, Any] = {}
+        self.gone = False
+
+    @property
+    def draining(self) -> bool:
+        """The listener shuts down."""
+        return self._owner.draining
+
+    # asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass of it
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.peer = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
+        self.deadline = self._owner.now() + self._settings.header_timeout
+        refusal = self._owner.opened(self)
+        if refusal is not None:
+            self._refuse(refusal)
+
+    def data_received(self, data: bytes) -> None:
+        stage = self.stage
+        if stage <= Stage.BODY:
+            self._read(data)
+        elif stage == Stage.LINGER:
+            self._discarded += len(data)
+            if self._discarded > self._settings.max_linger_bytes:
+                self.abort()
+        elif stage != Stage.CLOSED:
+            if not self._reader.finished:
+                self._held += data
+            if self._reader.finished or len(self._held) > self._settings.max_pipelined_bytes:
+                self._pause_reading()
+
+    def eof_received(self) -> bool:
+        self.gone = True
+        if self._request is not None:
+            self._waiting.clear()
+            self._request.disconnect()
+            transport = self._transport
+            return transport is not None and transport.can_write_eof()
+        if self.stage in (Stage.HEAD, Stage.BODY):
+            self._refuse(Refusal(Fault.MALFORMED_HTTP, "the request ends in the middle"))
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gone = True
+        self.stage = Stage.CLOSED
+        self.deadline = _NEVER
+        self._transport = None
+        self._waiting.clear()
+        self._held.clear()
+        self._reader.close()
+        request, self._request = self._request, None
+        self._owner.closed(self)
+        if request is not None:
+            request.streaming = False
+            request.disconnect()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self.stage == Stage.UNSENT:
+            self._proceed()
+
+    # For the requests.
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes for the caller; dropped when the connection is closed."""
+        if self._transport is not None:
+            self._written += len(data)
+            self._transport.write(data)
+
+    def unsent(self) -> int:
+        """Bytes the kernel has not taken yet."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def overfull(self) -> bool:
+        """More is unsent than a caller may leave unread. Drops the connection if so."""
+        if self._write_paused and self.unsent() > self._settings.max_unsent_bytes:
+            self._owner.dropped_slow()
+            self.abort()
+            return True
+        return False
+
+    def stream_started(self) -> None:
+        """From here on comment lines keep the connection open."""
+        if self.stage == Stage.HANDLER:
+            self.stage = Stage.STREAM
+            self.deadline = self._owner.now() + self._settings.stream_comment_interval
+
+    def answered(self, request: Request, keep_alive: bool) -> None:
+        """The answer is complete: go on with the next request, or close."""
+        if request is not self._request:
+            return
+        self._request = None
+        if self.gone:
+            self.close()
+        elif not keep_alive:
+            self._linger()
+        else:
+            self._proceed()
+
+    # For the reader.
+
+    def request_read(self, request: Request) -> None:
+        """A whole request: serve it, or queue it behind the one in flight."""
+        if self._request is None and self.stage <= Stage.BODY and not self._waiting:
+            self._start(request)
+        else:
+            self._waiting.append(request)
+
+    # For the listener.
+
+    def sweep(self, now: float) -> None:
+        """Judge the deadline and whether the caller reads."""
+        transport = self._transport
+        if transport is None:
+            return
+        if now >= self.deadline:
+            self._expire(now)
+        unsent = transport.get_write_buffer_size()
+        if unsent:
+            sent = self._written - unsent
+            if sent != self._sent_before:
+                self._sent_before = sent
+                self._stuck_since = now
+            elif now - self._stuck_since >= self._settings.write_timeout:
+                self._owner.dropped_slow()
+                self.abort()
+        else:
+            self._sent_before = -1
+
+    def fail_request(self, request: Request, refusal: Refusal) -> None:
+        """Answer with a fault of ours; a stream is broken off, so that its caller can tell."""
+        if request.streaming:
+            request.streaming = False
+            self.abort()
+        elif not request.responded:
+            request.respond(refusal.status, refusal.body, headers=refusal.headers)
+
+    def close_if_idle(self) -> None:
+        """End a connection that waits for a next request."""
+        if self.stage == Stage.IDLE:
+            self._linger()
+
+    def reconfigure(self, settings: ListenerSettings) -> None:
+        """New limits, from the next request on."""
+        self._settings = settings
+        self._reader.reconfigure(settings)
+
+    def close(self) -> None:
+        """Close once what is written was sent."""
+        self.stage = Stage.CLOSED
+        self.deadline = _NEVER
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self.gone = True
+        self.stage = Stage.CLOSED
+        self.deadline = _NEVER
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Inside.
+
+    def _read(self, data: bytes) -> None:
+        refusal = self._reader.feed(data)
+        if refusal is not None:
+            if self._request is None and not self._waiting:
+                self._refuse(refusal)
+            else:
+                self._waiting.append(refusal)
+                self._reader.finished = True
+        elif self._request is None:
+            self._await_rest()
+
+    def _await_rest(self) -> None:
+        """A request has begun, or not even that: set the deadline of what is missing."""
+        phase = self._reader.phase
+        if phase is Phase.BODY:
+            if self.stage != Stage.BODY:
+                self.stage = Stage.BODY
+                self.deadline = self._owner.now() + self._settings.body_timeout
+                if self._reader.expects_continue:
+                    self.write(CONTINUE)
+        elif phase is Phase.HEAD and self.stage != Stage.HEAD:
+            self.stage = Stage.HEAD
+            self.deadline = self._owner.now() + self._settings.header_timeout
+
+    def _start(self, request: Request) -> None:
+        self._request = request
+        self.stage = Stage.HANDLER
+        self.deadline = _NEVER
+        self._owner.serve(request)
+
+    def _proceed(self) -> None:
+        """After an answer: the next request, queued or held; else idle."""
+        if self._write_paused:
+            self.stage = Stage.UNSENT
+            self.deadline = _NEVER
+            return
+        self.stage = Stage.IDLE
+        if self._waiting:
+            item = self._waiting.popleft()
+            if isinstance(item, Refusal):
+                self._refuse(item)
+            else:
+                self._start(item)
+            return
+        self.deadline = self._owner.now() + self._settings.idle_timeout
+        if self._held:
+            held = bytes(self._held)
+            self._held.clear()
+            self._read(held)
+            if self._request is not None:
+                return
+        elif self._reader.phase is not Phase.NONE:
+            self._await_rest()
+        elif self.draining:
+            self._linger()
+            return
+        if self._held_paused and self._transport is not None and self.stage <= Stage.BODY:
+            self._held_paused = False
+            self._transport.resume_reading()
+
+    def _pause_reading(self) -> None:
+        if not self._held_paused and self._transport is not None:
+            self._held_paused = True
+            self._transport.pause_reading()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._owner.refused(refusal)
+        body = refusal.body
+        head = answer_head(refusal.status, b"application/json", close=True)
+        self.write(b"%b%d\r\n%b\r\n%b" % (head, len(body), encode_headers(refusal.headers), body))
+        self._linger()
+
+    def _expire(self, now: float) -> None:
+        settings = self._settings
+        stage = self.stage
+        if stage == Stage.STREAM:
+            self.deadline = now + settings.stream_comment_interval
+            if self._request is not None and not self.unsent():
+                self.write(STREAM_COMMENT_CHUNK if self._request.chunked else STREAM_COMMENT)
+        elif stage == Stage.HEAD:
+            self._refuse(_late("head", settings.header_timeout))
+        elif stage == Stage.BODY:
+            self._refuse(_late("body", settings.body_timeout))
+        elif stage == Stage.IDLE:
+            self._linger()
+        elif self.unsent():  # lingering with a long answer that is being read: the write time-out judges
+            self.deadline = now + settings.linger_timeout
+        else:
+            self.abort()
+
+    def _linger(self) -> None:
+        transport = self._transport
+        if transport is None or self.stage in (Stage.LINGER, Stage.CLOSED):
+            return
+        self.stage = Stage.LINGER
+        self.deadline = self._owner.now() + self._settings.linger_timeout
+        self._waiting.clear()
+        self._held.clear()
+        if self._held_paused:
+            self._held_paused = False
+            transport.resume_reading()
+        if transport.can_write_eof():
+            transport.write_eof()
