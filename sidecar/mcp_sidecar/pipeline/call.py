@@ -57,6 +57,9 @@ class Event:
 class Sink(Protocol):
     """The caller's side of a call: takes interim messages in order, never blocks."""
 
+    def open(self) -> None:
+        """Begin the stream now, before there is an event."""
+
     def emit(self, event: Event) -> None:
         """Hand over one event. Raises CallError(SLOW_CALLER) when the caller has too much unread."""
 
