@@ -11,6 +11,8 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # What is expensive to make and keyed by version (npm packages, compiled programs) outlives the work tree here.
 export OUTRIGGER_CACHE ?= $(HOME)/.cache/outrigger
+# The Go of the environment, never one that it would fetch.
+export GOTOOLCHAIN := local
 # Extra arguments of pytest: make test ARGS='-k pool -x'
 ARGS ?=
 
@@ -35,17 +37,20 @@ test-unit: venv ## The quick tests only
 	@$(BIN)/python -m pytest -q tests/unit $(ARGS)
 
 .PHONY: lint
-lint: venv ## ruff, mypy, import contracts, generated files up to date
+lint: venv ## ruff, mypy, import contracts, gofmt and vet, generated files up to date
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
+	@bad=$$("$$($(BIN)/go env GOROOT)/bin/gofmt" -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "not as gofmt has it: $$bad"; exit 1; }
+	@for module in $$(git ls-files '*go.mod'); do (cd "$$(dirname "$$module")" && $(CURDIR)/$(BIN)/go vet ./...); done
 	@$(BIN)/python scripts/generate.py --check
 
 .PHONY: format
 format: venv ## Format the code and mend what ruff can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+	@"$$($(BIN)/go env GOROOT)/bin/gofmt" -w $$(git ls-files '*.go')
 
 .PHONY: generate
 generate: venv ## Write the files that are generated from the code
