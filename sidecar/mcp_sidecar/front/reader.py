@@ -10,7 +10,7 @@ connection.
 from __future__ import annotations
 
 import enum
-from typing import Protocol
+from typing import Any, Protocol
 
 import httptools
 
@@ -76,7 +76,7 @@ class RequestReader:
     def __init__(self, owner: RequestOwner, settings: ListenerSettings) -> None:
         self._owner = owner
         self._settings = settings
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._fed = 0
         self._replaying = False
         self._upgrading = False

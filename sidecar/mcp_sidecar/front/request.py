@@ -43,8 +43,10 @@ class CallerConnection(Protocol):
     """Free for whoever serves the connection's requests: what was found out once per connection."""
     gone: bool
     """The caller sends no more: it is disconnected, or half-closed."""
-    draining: bool
-    """The listener shuts down: this answer is the connection's last."""
+
+    @property
+    def draining(self) -> bool:
+        """The listener shuts down: this answer is the connection's last."""
 
     def write(self, data: bytes) -> None:
         """Queue bytes for the caller; dropped when the connection is closed."""
@@ -170,7 +172,7 @@ class Request:
         self.connection.write(stream_head(status, self._chunked, not self._keep_alive) + extra + b"\r\n")
         self.connection.stream_started()
 
-    def send_event(self, data: bytes, id: bytes | None = None, retry: bytes | None = None) -> None:  # noqa: A002
+    def send_event(self, data: bytes, id: bytes | None = None, retry: bytes | None = None) -> None:
         """Send one event. Raises CallError(SLOW_CALLER) when too much is unread: the connection is dropped then."""
         if not self.streaming:
             if self.connection.gone:

@@ -67,7 +67,7 @@ def encode_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return lines
 
 
-def encode_event(data: bytes, id: bytes | None, retry: bytes | None) -> bytes:  # noqa: A002 - the field's name
+def encode_event(data: bytes, id: bytes | None, retry: bytes | None) -> bytes:
     """One server-sent event (WHATWG HTML 9.2.6). `data` may span lines; `id` and `retry` that do are left out."""
     lines = b""
     if id is not None and b"\n" not in id and b"\r" not in id and b"\0" not in id:
