@@ -1,0 +1,270 @@
+"""Leaves a failing server alone, and finds out soon that it is back (notes/resilience.md B.3).
+
+Closed: outcomes are counted in a sliding window; too many failures, too many slow calls, or too many failures in a
+row open it. Open: calls are refused at once until a deadline fixed when it opened. Half-open: a few permits; all of
+them must succeed to close it, one failure opens it again, for longer. Every permit carries the epoch it was given in:
+a late result of another epoch changes nothing. What is neither success nor failure of the server (a caller's
+cancellation, a refusal of our own) hands the permit back and changes nothing either.
+
+Any well-formed answer is a success, JSON-RPC errors included: the server works. Which transport errors count is said
+by `UpstreamError.counted`. While open, a probe outside the traffic should watch the server: `on_open` starts it,
+`probe_succeeded` reports it. Nothing here awaits, locks or sets a timer.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from mcp_sidecar.errors import Reason, Rejected, UpstreamError
+from mcp_sidecar.pipeline.call import Call, Handler, Reply
+from mcp_sidecar.pipeline.window import SlidingWindow
+
+HALF_OPEN_RETRY_AFTER: Final = 1.0
+"""Seconds that a caller is told to wait while the permits of half-open are taken."""
+
+
+class State(enum.IntEnum):
+    """As exported in metrics."""
+
+    CLOSED = 0
+    HALF_OPEN = 1
+    OPEN = 2
+
+
+class Outcome(enum.IntEnum):
+    """What a call says about its server."""
+
+    SUCCESS = 0
+    FAILURE = 1
+    NEUTRAL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerSettings:
+    """Seconds, calls, and shares from 0 to 1."""
+
+    window: float = 30.0
+    buckets: int = 10
+    minimum: int = 10
+    """Calls in the window before a share is believed."""
+    failure_ratio: float = 0.5
+    slow_ratio: float = 1.0
+    slow_after: float = 30.0
+    """A call is slow that showed no sign of life for so long; progress and waiting for the caller are signs of life."""
+    consecutive: int = 5
+    """Failures in a row that open it; 0 turns the rule off."""
+    open_time: float = 30.0
+    max_open_time: float = 60.0
+    """Open time doubles with each opening that does not follow a whole closed window, up to here."""
+    jitter: float = 0.2
+    """Open time is varied by ± this share, so that replicas do not return together."""
+    half_open_permits: int = 3
+    half_open_wait: float = 30.0
+    """Half-open goes back to open when its permits are all taken and undecided for so long."""
+    disabled: bool = False
+    """Let everything through and count nothing; also a switch for operators."""
+
+
+class Breaker:
+    """The stage.
+
+    `on_transition(old, new)` and `on_open()` are called after the state has changed; they must not raise.
+    """
+
+    __slots__ = (
+        "_closed_at",
+        "_consecutive",
+        "_epoch",
+        "_first_permit_at",
+        "_good",
+        "_reopenings",
+        "_until",
+        "_window",
+        "clock",
+        "forced",
+        "in_trial",
+        "on_open",
+        "on_transition",
+        "rejected",
+        "rng",
+        "settings",
+        "state",
+        "transitions",
+    )
+
+    def __init__(
+        self,
+        settings: BreakerSettings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        rng: Callable[[], float] = random.random,
+        on_open: Callable[[], None] | None = None,
+        on_transition: Callable[[State, State], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.rng = rng
+        self.on_open = on_open
+        self.on_transition = on_transition
+        self.state = State.CLOSED
+        self.forced = False
+        """Held open by an operator, whatever the server does."""
+        self.in_trial = 0
+        """Half-open permits in use."""
+        self.rejected = 0
+        self.transitions = dict.fromkeys(State, 0)
+        """How often each state was entered."""
+        self._window = SlidingWindow(settings.window, settings.buckets)
+        self._consecutive = 0
+        self._epoch = 0
+        self._until = 0.0
+        self._reopenings = 0
+        self._good = 0
+        self._first_permit_at = 0.0
+        self._closed_at = clock()
+
+    async def __call__(self, call: Call, next: Handler) -> Reply:
+        """Answer the call if the server is not left alone. Raises Rejected(BREAKER_OPEN)."""
+        epoch = self.acquire()
+        began = self.clock()
+        try:
+            reply = await next(call)
+        except UpstreamError as error:
+            outcome = Outcome.FAILURE if error.counted else Outcome.NEUTRAL
+            self.settle(epoch, outcome, max(began, call.last_progress))
+            raise
+        except BaseException:
+            self.settle(epoch, Outcome.NEUTRAL, began)
+            raise
+        self.settle(epoch, Outcome.SUCCESS, max(began, call.last_progress))
+        return reply
+
+    def acquire(self) -> int:
+        """Take a permit: the epoch, to be given back to `settle` exactly once. Raises Rejected(BREAKER_OPEN)."""
+        if self.state is State.CLOSED:
+            return self._epoch
+        now = self.clock()
+        if self.state is State.OPEN:
+            if self.forced or now < self._until:
+                self._reject(max(0.0, self._until - now))
+            self._enter(State.HALF_OPEN)
+        if self.in_trial >= self.settings.half_open_permits:
+            if now < self._first_permit_at + self.settings.half_open_wait:
+                self._reject(HALF_OPEN_RETRY_AFTER)
+            # Undecided for too long: not a failure, so the open time does not grow.
+            self._until = now + self._open_time(max(0, self._reopenings - 1))
+            self._enter(State.OPEN)
+            self._reject(self._until - now)
+        if not self.in_trial:
+            self._first_permit_at = now
+        self.in_trial += 1
+        return self._epoch
+
+    def settle(self, epoch: int, outcome: Outcome, since: float) -> None:
+        """Report what became of a permit. `since`: the last sign of life of the server, for the slow calls."""
+        if epoch != self._epoch:
+            return
+        if self.state is State.CLOSED:
+            if outcome is not Outcome.NEUTRAL and not self.settings.disabled:
+                self._count(outcome is Outcome.FAILURE, since)
+        elif self.state is State.HALF_OPEN and self.in_trial:
+            self.in_trial -= 1
+            if outcome is Outcome.FAILURE:
+                self._trip()
+            elif outcome is Outcome.SUCCESS:
+                self._good += 1
+                if self._good >= self.settings.half_open_permits:
+                    self._enter(State.CLOSED)
+
+    def probe_succeeded(self) -> None:
+        """The server answered a probe outside the traffic: try it with calls, at once."""
+        if self.state is State.OPEN and not self.forced:
+            self._enter(State.HALF_OPEN)
+
+    def force_open(self, forced: bool = True) -> None:
+        """Hold it open by hand, or let it go: it then starts half-open."""
+        if forced == self.forced:
+            return
+        self.forced = forced
+        if forced:
+            if self.state is not State.OPEN:
+                self._until = self.clock() + self.settings.open_time
+                self._enter(State.OPEN)
+        elif self.settings.disabled:
+            self._enter(State.CLOSED)
+        else:
+            self.probe_succeeded()
+
+    def reconfigure(self, settings: BreakerSettings) -> None:
+        """Take new settings. The state is kept; the counts are kept unless the window changed."""
+        if (settings.window, settings.buckets) != (self.settings.window, self.settings.buckets):
+            self._window = SlidingWindow(settings.window, settings.buckets)
+        self.settings = settings
+        if settings.disabled and self.state is not State.CLOSED and not self.forced:
+            self._enter(State.CLOSED)
+        elif self.state is State.OPEN and not self.forced:
+            self._until = min(self._until, self.clock() + self._open_time(max(0, self._reopenings - 1)))
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds until it lets a call through again, 0 where it does now."""
+        return max(0.0, self._until - self.clock()) if self.state is State.OPEN else 0.0
+
+    def _count(self, failed: bool, since: float) -> None:
+        now = self.clock()
+        settings = self.settings
+        window = self._window
+        window.add(now, failed, now - since > settings.slow_after)
+        if failed:
+            self._consecutive += 1
+            if 0 < settings.consecutive <= self._consecutive:
+                self._trip()
+                return
+        else:
+            self._consecutive = 0
+        total = window.total
+        if total >= settings.minimum and (
+            (failed and window.bad >= settings.failure_ratio * total)
+            or (window.slow and window.slow >= settings.slow_ratio * total)
+        ):
+            self._trip()
+
+    def _trip(self) -> None:
+        now = self.clock()
+        if self.state is State.CLOSED and now - self._closed_at >= self.settings.window:
+            self._reopenings = 0
+        self._until = now + self._open_time(self._reopenings)
+        self._reopenings += 1
+        self._enter(State.OPEN)
+
+    def _open_time(self, reopenings: int) -> float:
+        settings = self.settings
+        seconds = min(settings.max_open_time, settings.open_time * 2.0 ** min(reopenings, 64))
+        return seconds * (1 - settings.jitter + 2 * settings.jitter * self.rng())
+
+    def _enter(self, state: State) -> None:
+        old = self.state
+        self.state = state
+        self._epoch += 1
+        self.in_trial = 0
+        self._good = 0
+        self._consecutive = 0
+        self.transitions[state] += 1
+        if state is State.CLOSED:
+            self._window.clear()
+            self._closed_at = self.clock()
+        if self.on_transition is not None:
+            self.on_transition(old, state)
+        if state is State.OPEN and self.on_open is not None:
+            self.on_open()
+
+    def _reject(self, retry_after: float) -> None:
+        self.rejected += 1
+        raise Rejected(
+            Reason.BREAKER_OPEN, "the server failed too often and is left alone for a while", retry_after=retry_after
+        )
