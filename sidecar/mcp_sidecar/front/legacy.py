@@ -45,9 +45,7 @@ def _session(endpoint: Endpoint, caller: Caller) -> Session | None:
         if caller.server.upstream.holds_sessions:
             raise envelope.EnvelopeError(envelope.INVALID_REQUEST, "Mcp-Session-Id is missing: send initialize first")
         return None
-    return endpoint.sessions.find(
-        token.decode("ascii", "replace"), server=caller.server.name, identity=caller.identity
-    )
+    return endpoint.sessions.find(token.decode("ascii", "replace"), server=caller.server.name, identity=caller.identity)
 
 
 def _version(caller: Caller, session: Session | None) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from mcp_sidecar.errors import Delivery
 
@@ -141,7 +141,7 @@ class Call:
         name: str | None = None,
         identity: bytes = b"",
         principal: str = "",
-        session: object | None = None,
+        session: Any = None,
         kind: CallKind = CallKind.UNSAFE,
         headers: tuple[tuple[bytes, bytes], ...] = (),
         deadline: float = float("inf"),

@@ -112,9 +112,15 @@ def profile_of(reply: Reply) -> Profile:
     try:
         version = envelope.text(envelope.members(reply.result)["protocolVersion"])
     except (KeyError, ValueError):
-        raise StartError("protocol", "the server's answer to initialize has no protocolVersion", reason=Reason.START_FAILED) from None
+        raise StartError(
+            "protocol", "the server's answer to initialize has no protocolVersion", reason=Reason.START_FAILED
+        ) from None
     if version not in LEGACY_VERSIONS:
-        raise StartError("protocol", f"the server wants to speak revision {version[:20]!r}, which is unknown", reason=Reason.START_FAILED)
+        raise StartError(
+            "protocol",
+            f"the server wants to speak revision {version[:20]!r}, which is unknown",
+            reason=Reason.START_FAILED,
+        )
     return Profile(Era.LEGACY, version, reply.result)
 
 
@@ -123,5 +129,3 @@ class InitializeRefused(StartError):
 
     def __init__(self, message: str) -> None:
         super().__init__("protocol", message, reason=Reason.START_FAILED)
-
-

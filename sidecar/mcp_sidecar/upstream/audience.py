@@ -1,0 +1,177 @@
+"""Who among the callers of a shared process hears what it says on its own account.
+
+A shared process knows one client, us: log levels and subscriptions are merged towards it; list changes go to all,
+updates to their subscribers, and what cannot be attributed to one caller is dropped (design.md, "Upstreams"). Every
+change notice is also told to the cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from mcp_sidecar.errors import CallError, UpstreamError
+from mcp_sidecar.pipeline.call import Call, Event
+from mcp_sidecar.protocol import envelope, translate
+from mcp_sidecar.upstream.outbox import Outbox
+from mcp_sidecar.upstream.profile import Profile
+
+LIST_CHANGES: Final = {
+    "notifications/tools/list_changed": ("tools", "toolsListChanged"),
+    "notifications/prompts/list_changed": ("prompts", "promptsListChanged"),
+    "notifications/resources/list_changed": ("resources", "resourcesListChanged"),
+}
+UPDATED: Final = "notifications/resources/updated"
+_MESSAGE: Final = "notifications/message"
+LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+
+OnChange = Callable[[str, str | None], None]
+"""Told that a group (`tools`, `prompts`, `resources`) or one resource (`resource`, its URI) changed."""
+
+
+class SharedSession:
+    """What the sidecar keeps for one legacy session on a shared process."""
+
+    __slots__ = ("asked", "level", "outbox", "uris")
+
+    def __init__(self) -> None:
+        self.outbox = Outbox()
+        self.level: str | None = None
+        self.uris: set[str] = set()
+        self.asked: dict[bytes, asyncio.Future[bytes | None]] = {}
+        """Our request's raw id → its result from the caller, None for an error (legacy callers of modern servers)."""
+
+
+class _Filter(msgspec.Struct, rename="camel"):
+    tools_list_changed: bool = False
+    prompts_list_changed: bool = False
+    resources_list_changed: bool = False
+    resource_subscriptions: list[str] = []
+
+
+class Listener:
+    """A modern caller's `subscriptions/listen` on a legacy server."""
+
+    __slots__ = ("call", "ended", "flags", "uris")
+
+    def __init__(self, call: Call, profile: Profile) -> None:
+        params = envelope.members(call.params) if call.params is not None else {}
+        try:
+            wanted = msgspec.json.decode(params.get("notifications", Raw(b"{}")), type=_Filter)
+        except msgspec.DecodeError as error:
+            raise envelope.EnvelopeError(envelope.INVALID_PARAMS, f"params.notifications: {error}") from None
+        self.call = call
+        self.flags = {
+            flag
+            for group, flag in LIST_CHANGES.values()
+            if getattr(wanted, f"{group}_list_changed") and profile.announces(group)
+        }
+        resources = profile.capabilities.get("resources")
+        subscribable = isinstance(resources, dict) and resources.get("subscribe") is True
+        self.uris = set(wanted.resource_subscriptions) if subscribable else set()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def acknowledge(self) -> None:
+        """Say what will be honoured: the first frame of the stream."""
+        honoured: dict[str, Any] = dict.fromkeys(sorted(self.flags), True)
+        if self.uris:
+            honoured["resourceSubscriptions"] = sorted(self.uris)
+        self.frame("notifications/subscriptions/acknowledged", envelope.encode({"notifications": honoured}))
+
+    def frame(self, method: str, params: bytes | None) -> None:
+        """Send one frame; a caller that does not read loses its stream, not its neighbours."""
+        try:
+            self.call.emit(Event(translate.with_subscription(method, params, self.call.id)))
+        except CallError as error:
+            if not self.ended.done():
+                self.ended.set_exception(error)
+
+
+class Audience:
+    """The callers of one shared server: sessions of the legacy era, listeners of the modern."""
+
+    def __init__(self, on_change: OnChange) -> None:
+        self._on_change = on_change
+        self.sessions: set[SharedSession] = set()
+        self.listeners: set[Listener] = set()
+        self._wanted: Counter[str] = Counter()
+        self.dropped = 0
+        """Notifications that nobody could be given."""
+
+    @property
+    def uris(self) -> list[str]:
+        """The resources that somebody is subscribed to."""
+        return [uri for uri, count in self._wanted.items() if count > 0]
+
+    @property
+    def level(self) -> str | None:
+        """The most talkative log level that a session asked for."""
+        levels = [session.level for session in self.sessions if session.level in LEVELS]
+        return min(levels, key=lambda level: LEVELS.index(str(level))) if levels else None
+
+    def want(self, uri: str) -> bool:
+        """Count a subscriber; True for the first."""
+        self._wanted[uri] += 1
+        return self._wanted[uri] == 1
+
+    def unwant(self, uri: str) -> bool:
+        """Count a subscriber less; True for the last."""
+        self._wanted[uri] -= 1
+        if self._wanted[uri] > 0:
+            return False
+        del self._wanted[uri]
+        return True
+
+    def hear(self, method: str, message: bytes) -> None:
+        """Take in a legacy notification of the server."""
+        if method in LIST_CHANGES:
+            group, flag = LIST_CHANGES[method]
+            self._on_change(group, None)
+            self._broadcast(method, message, flag)
+        elif method == UPDATED:
+            parsed = envelope.parse(message)
+            params = parsed.params if isinstance(parsed.params, Raw) else None
+            uri = envelope.params_head(params).uri
+            if not isinstance(uri, str):
+                return
+            self._on_change("resource", uri)
+            for session in self.sessions:
+                if uri in session.uris:
+                    session.outbox.deliver(message)
+            for listener in list(self.listeners):
+                if uri in listener.uris:
+                    listener.frame(method, None if params is None else bytes(params))
+        elif method == _MESSAGE and len(self.sessions) == 1 and not self.listeners:
+            next(iter(self.sessions)).outbox.deliver(message)
+        else:
+            self.dropped += 1
+
+    def changed_everything(self, profile: Profile) -> None:
+        """The process was started anew: whatever it had announced may be different."""
+        for method, (group, flag) in LIST_CHANGES.items():
+            self._on_change(group, None)
+            if profile.announces(group):
+                self._broadcast(method, envelope.notification(method, None), flag)
+
+    def _broadcast(self, method: str, message: bytes, flag: str) -> None:
+        for session in self.sessions:
+            session.outbox.deliver(message)
+        for listener in list(self.listeners):
+            if flag in listener.flags:
+                listener.frame(method, None)
+
+    def close(self, error: UpstreamError | None = None) -> None:
+        """The server is gone for good."""
+        for session in self.sessions:
+            session.outbox.close()
+        for listener in self.listeners:
+            if not listener.ended.done():
+                if error is None:
+                    listener.ended.set_result(None)
+                else:
+                    listener.ended.set_exception(error)

@@ -1,0 +1,268 @@
+"""An upstream behind channels: stdio children, the bridge's socket, legacy HTTP+SSE.
+
+The sidecar holds the legacy sessions of such a server. Where they share processes, `shared_server` serves them; where
+each has its own, `own_process` does, and modern callers, who have no session, share one more. Behind HTTP+SSE there is
+nothing to share: modern callers are told to fall back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mcp_sidecar.errors import CallError, Reason, Rejected, SessionLost
+from mcp_sidecar.pipeline.call import Call, Era, Reply, Sink, Source
+from mcp_sidecar.pipeline.upstream import LegacySession
+from mcp_sidecar.protocol import envelope
+from mcp_sidecar.protocol.revisions import INITIALIZE
+from mcp_sidecar.upstream import profile as profiles
+from mcp_sidecar.upstream.audience import SharedSession
+from mcp_sidecar.upstream.channel import Channel
+from mcp_sidecar.upstream.own_process import OwnProcess
+from mcp_sidecar.upstream.profile import Profile
+from mcp_sidecar.upstream.shared_server import SharedServer
+
+
+@dataclass(frozen=True)
+class ChannelSettings:
+    """per_session: each legacy session has its own channel; max_sessions: of those at once; session_idle: seconds
+    after which an unused one is closed; replays_sessions: a session whose process is gone is opened anew silently."""
+
+    per_session: bool = False
+    max_sessions: int = 16
+    session_idle: float = 1800.0
+    replays_sessions: bool = False
+
+
+class ChannelUpstream:
+    """See pipeline/upstream.py."""
+
+    holds_sessions = True
+
+    def __init__(
+        self,
+        settings: ChannelSettings,
+        shared: SharedServer | None,
+        *,
+        open_channel: Callable[[], Channel],
+        ids: Callable[[], int],
+        clock: Callable[[], float],
+        report: Callable[[str, bytes], None],
+        instance: str,
+    ) -> None:
+        """`shared` is None where nothing can be shared (HTTP+SSE); `instance` names this life of the sidecar."""
+        self.settings = settings
+        self.shared = shared
+        self._open_channel = open_channel
+        self._ids = ids
+        self._clock = clock
+        self._report = report
+        self._instance = instance
+        self._own: set[OwnProcess] = set()
+        self._profile: Profile | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def reconfigure(self, settings: ChannelSettings) -> None:
+        """Use new bounds from now on."""
+        self.settings = settings
+
+    # --- Upstream
+
+    async def exchange(self, call: Call) -> Reply:
+        """One attempt. Raises UpstreamError, SessionLost, Rejected."""
+        if call.era is Era.MODERN:
+            if self.shared is None:
+                return _fall_back()
+            return await self.shared.exchange(call)
+        if call.method == INITIALIZE:
+            return await self._initialize(call)
+        state = self._state(call.session)
+        if isinstance(state, OwnProcess):
+            return await state.exchange(call)
+        assert self.shared is not None
+        return await self.shared.exchange(call)
+
+    async def _initialize(self, call: Call) -> Reply:
+        if not self.settings.per_session:
+            assert self.shared is not None
+            return await self.shared.initialize(call)
+        if len(self._own) >= self.settings.max_sessions and not self._close_idlest():
+            raise Rejected(
+                Reason.TOO_MANY_SESSIONS,
+                f"{len(self._own)} sessions are open, the bound is maxSessions",
+                retry_after=5.0,
+            )
+        own = OwnProcess(self._open_channel(), ids=self._ids, clock=self._clock, report=self._report)
+        own.on_ended = self._own.discard
+        self._own.add(own)
+        try:
+            reply = await own.initialize(call)
+        except BaseException:
+            self._close(own)
+            raise
+        if reply.result is None:
+            self._close(own)
+            if self.shared is not None and await self._is_modern():
+                return await self.shared.initialize(call)
+            return reply
+        self._profile = own.profile
+        call.session.state = own
+        call.session.instance = self._instance
+        return reply
+
+    async def _is_modern(self) -> bool:
+        """Whether a server that refuses `initialize` is one that knows the modern era only."""
+        assert self.shared is not None
+        try:
+            return (await self.shared.probe()).era is Era.MODERN
+        except CallError:
+            return False
+
+    def _state(self, session: LegacySession | None) -> object:
+        if session is None:
+            raise SessionLost("the session is unknown: begin a new one")
+        state = session.state
+        if isinstance(state, OwnProcess):
+            if state.over:
+                raise SessionLost("the process of this session is gone: begin a new one")
+        elif state is None:
+            if session.instance or self.shared is None:
+                raise SessionLost("the process of this session is gone: begin a new one")
+            state = session.state = self.shared.session()
+        return state
+
+    async def listen(self, call: Call) -> Reply:
+        """A modern caller's stream of changes."""
+        return await self.shared.listen(call) if self.shared is not None else _fall_back()
+
+    async def notify(
+        self,
+        session: LegacySession | None,
+        message: bytes,
+        *,
+        version: str,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> int:
+        """A legacy caller's notification or response. Raises SessionLost."""
+        state = self._state(session)
+        parsed = envelope.parse(message)
+        if isinstance(state, OwnProcess):
+            state.forward(parsed)
+        elif isinstance(state, SharedSession) and self.shared is not None and not isinstance(parsed.method, str):
+            self.shared.respond(state, parsed)
+        # any other notification would speak for all callers of the process: there is none that it needs
+        return 202
+
+    async def stream(
+        self,
+        session: LegacySession | None,
+        sink: Sink,
+        *,
+        version: str,
+        last_event_id: bytes | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        """The GET stream of a session: what the server says outside of answers. Nothing to resume here."""
+        state = self._state(session)
+        assert isinstance(state, OwnProcess | SharedSession)
+        await state.outbox.serve(sink)
+
+    def session_opened(self, session: LegacySession) -> None:
+        """The token is the session's own; nothing to do."""
+
+    async def end_session(self, session: LegacySession) -> None:
+        """End its process, or its place in the audience."""
+        state, session.state = session.state, None
+        if isinstance(state, OwnProcess):
+            await state.close()
+        elif isinstance(state, SharedSession) and self.shared is not None:
+            self.shared.end_session(state)
+
+    async def probe(self) -> None:
+        """A sign of life from the server."""
+        if self.shared is not None:
+            self._profile = await self.shared.probe()
+            return
+        own = OwnProcess(self._open_channel(), ids=self._ids, clock=self._clock, report=self._report)
+        try:
+            params = profiles.initialize_params()
+            call = Call(server="", id=b"0", method=INITIALIZE, params=params, era=Era.LEGACY, version="")
+            reply = await own.initialize(call)
+            self._profile = profiles.profile_of(reply)
+        finally:
+            await own.close()
+
+    async def list_tools(self, cursor: str | None) -> bytes | None:
+        """A page of `tools/list` for the sidecar itself, None where it cannot be had."""
+        return await self.shared.list_tools(cursor) if self.shared is not None else None
+
+    # --- life
+
+    def sweep(self) -> None:
+        """Close sessions' processes that nobody used for long."""
+        horizon = self._clock() - self.settings.session_idle
+        for own in list(self._own):
+            if not own.busy and own.last_used < horizon:
+                self._close(own)
+
+    def _close_idlest(self) -> bool:
+        """Make room: close the process of the session that was not used for the longest, if it is idle for a minute."""
+        idle = [own for own in self._own if not own.busy and own.last_used < self._clock() - 60.0]
+        if not idle:
+            return False
+        self._close(min(idle, key=lambda own: own.last_used))
+        return True
+
+    def _close(self, own: OwnProcess) -> None:
+        self._own.discard(own)
+        task = asyncio.get_running_loop().create_task(own.close(), name="close-own-process")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    @property
+    def profile(self) -> Profile | None:
+        """What the server said of itself."""
+        return (self.shared.profile if self.shared is not None else None) or self._profile
+
+    @property
+    def own_processes(self) -> frozenset[OwnProcess]:
+        """The processes of single sessions."""
+        return frozenset(self._own)
+
+    def status(self) -> dict[str, Any]:
+        """For `/status`."""
+        profile = self.profile
+        status: dict[str, Any] = {
+            "eras": self.shared.eras if self.shared is not None else ["legacy"],
+            "serverInfo": profile.server_info if profile is not None else None,
+            "protocolVersion": profile.version if profile is not None else None,
+            "capabilities": sorted(profile.capabilities) if profile is not None else None,
+        }
+        if self.shared is not None:
+            status["processes"] = {era.value: group.status() for era, group in self.shared.groups().items()}
+            status["sharedSessions"] = len(self.shared.audience.sessions)
+        if self.settings.per_session:
+            status["ownSessions"] = len(self._own)
+        return status
+
+    async def drain(self, grace: float) -> None:
+        """Let calls finish, then end all processes."""
+        owns = [own.close() for own in self._own if not own.busy]
+        await asyncio.gather(*owns, *([self.shared.drain(grace)] if self.shared is not None else []))
+        await self.close()
+
+    async def close(self) -> None:
+        """End all processes now."""
+        await asyncio.gather(
+            *(own.close() for own in list(self._own)),
+            *self._closing,
+            *([self.shared.close()] if self.shared is not None else []),
+        )
+
+
+def _fall_back() -> Reply:
+    """What makes a conforming modern client fall back to `initialize`: a 400 whose body is no modern error."""
+    message = "this server speaks legacy revisions only: send initialize"
+    return Reply(error=envelope.error_object(envelope.INVALID_REQUEST, message), status=400, source=Source.SIDECAR)
