@@ -75,7 +75,7 @@ class Front(Section):
     header_timeout: Duration = setting(10.0, "Longest time for a request head to arrive.", ge=0.01, le=600)
     body_timeout: Duration = setting(30.0, "Longest time for a request body to arrive.", ge=0.01, le=3600)
     idle_timeout: Duration = setting(75.0, "A connection without a request is closed after this.", ge=0.1, le=DAY)
-    max_connections: int = setting(1000, "Connections of callers at most.", ge=1, le=1_000_000)
+    max_connections: int = setting(4096, "Connections of callers at most.", ge=1, le=1_000_000)
     max_calls_per_connection: int = setting(
         100, "Calls in flight on one connection at most; so also the longest batch.", ge=1, le=10_000
     )
@@ -91,8 +91,8 @@ class Sessions(Section):
 
     key_file: str | None = setting(
         None,
-        "File with the key (32 bytes, or its base64) that seals session ids; the replicas of a server share it. "
-        "By default a key is made and kept in stateDirectory.",
+        "File with the key (32 bytes, or their hex or base64) that seals session ids; the replicas of a server "
+        "share it. By default a key is made and kept in stateDirectory.",
         reload="Restart",
     )
     state_directory: str | None = setting(

@@ -8,8 +8,8 @@ implicit servers. Afterwards `OUTRIGGER__<PATH>` variables replace single settin
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mcp_sidecar.config.document import Config
@@ -32,11 +32,16 @@ class LoadedConfig:
     path: Path | None
     """The file to watch for changes; None when the config came from the environment."""
     warnings: tuple[Problem, ...] = ()
+    again: Callable[[], LoadedConfig] | None = field(default=None, repr=False, compare=False)
 
     @property
     def directory(self) -> Path:
         """What relative paths in the config are relative to: the config's directory, else the working directory."""
         return self.path.parent if self.path is not None else Path.cwd()
+
+    def reload(self) -> LoadedConfig:
+        """The config read anew from the same source, with the same overrides. Raises ConfigError."""
+        return self if self.again is None else self.again()
 
 
 def load(
@@ -87,6 +92,7 @@ def load_text(
 
 
 def _load_file(path: Path, named_by: str, environ: Mapping[str, str], extra: list[Problem]) -> LoadedConfig:
+    path = path.absolute()
     source = str(path)
     try:
         data = path.read_bytes()
@@ -95,5 +101,9 @@ def _load_file(path: Path, named_by: str, environ: Mapping[str, str], extra: lis
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         why = error.strerror if isinstance(error, OSError) and error.strerror else "no path"
         raise ConfigError([Problem("", f"cannot read {source} (named by {named_by}): {why}")], source) from None
-    loaded = load_text(data, source, environ=environ, path=path.absolute())
-    return LoadedConfig(loaded.config, loaded.source, loaded.path, (*extra, *loaded.warnings))
+    loaded = load_text(data, source, environ=environ, path=path)
+    return replace(
+        loaded,
+        warnings=(*extra, *loaded.warnings),
+        again=lambda: _load_file(path, named_by, environ, extra),
+    )

@@ -1,7 +1,8 @@
 """The sections that say how one server is protected: retry, breaker, pool, limits, cache, health, restart, stop.
 
 The defaults are those of the seed document or better ones (notes/resilience.md A.1, B.3, B.7); each departure is
-said in its description. What the settings do is the pipeline's and the upstreams' part; rules across fields are in `rules`.
+said in its description. What the settings do is the pipeline's and the upstreams' part; rules across
+fields are in `rules`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,85 @@
+"""The secrets of all servers: read at the start, read again when a file changes, known to the redactor.
+
+What a new value means for connections and processes is said to `on_change`; what the values are for is the upstreams'.
+A config that is reloaded gets a new store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mcp_sidecar.config.document import Config
+from mcp_sidecar.errors import SecretError
+from mcp_sidecar.secrets.files import Files
+from mcp_sidecar.secrets.keyring import KeySource
+from mcp_sidecar.secrets.redaction import Redactor
+from mcp_sidecar.secrets.server_secrets import ServerSecrets
+from mcp_sidecar.secrets.tokens import server_tokens
+from mcp_sidecar.secrets.watch import Watcher
+
+
+class SecretStore:
+    """The late values of every enabled server."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        directory: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+        redactor: Redactor | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Reads everything once. `directory`: where relative paths begin. Raises ConfigError for `MCP_TOKEN_…`
+        variables that fit no server; a value that cannot be read makes only its server fail."""
+        environ = os.environ if environ is None else environ
+        directory = directory or Path.cwd()
+        key_file = config.secrets.key_file
+        keys = KeySource(environ, None if key_file is None else directory / Path(key_file).expanduser())
+        tokens = server_tokens(config, environ)
+        self.redactor = redactor or Redactor()
+        self.servers: dict[str, ServerSecrets] = {
+            name: ServerSecrets(name, server, keys=keys, environ=environ, directory=directory, token=tokens.get(name))
+            for name, server in config.enabled_servers.items()
+        }
+        self._clock = clock
+        self._read_at: dict[str, float] = {}
+        self._older: dict[str, frozenset[str]] = {}
+        files = Files()
+        for name in self.servers:
+            self._refresh(name, files)
+
+    def watch(self, watcher: Watcher, on_change: Callable[[str], None]) -> None:
+        """Read a server's values again when one of its files changes; then call `on_change` with its name."""
+        for name, secrets in self.servers.items():
+            if files := secrets.watched():
+                watcher.add(files, lambda name=name: self._changed(name, on_change))  # type: ignore[misc]
+
+    def age(self, name: str) -> float | None:
+        """Seconds since the values of a server were last changed; None when there never were good ones."""
+        at = self._read_at.get(name)
+        return None if at is None else self._clock() - at
+
+    async def _changed(self, name: str, on_change: Callable[[str], None]) -> None:
+        files = Files()
+        if await asyncio.to_thread(self._refresh, name, files):
+            on_change(name)
+        failure = self.servers[name].failure
+        if failure is not None:
+            raise SecretError(f"{name}: {failure}")  # counted by the watcher, which asks again
+
+    def _refresh(self, name: str, files: Files) -> bool:
+        secrets = self.servers[name]
+        before = secrets.current
+        if not secrets.refresh(files):
+            return False
+        assert secrets.current is not None
+        # The value before stays known: connections and processes that have it are still draining.
+        self._older[name] = before.secrets if before is not None else frozenset()
+        self.redactor.know(name, secrets.current.secrets | self._older[name])
+        self._read_at[name] = self._clock()
+        return True
