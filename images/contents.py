@@ -139,6 +139,9 @@ _ENVIRONMENT = {
     "HOME": HOME,
     "LANG": "C.UTF-8",
     "MCP_CONFIG_PATH": "/etc/outrigger/config.json",
+    # In a pod, behind its NetworkPolicy; outside of one the default is loopback.
+    "OUTRIGGER__FRONT__ADMIN_HOST": "0.0.0.0",  # noqa: S104
+    "OUTRIGGER__FRONT__HOST": "0.0.0.0",  # noqa: S104
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUNBUFFERED": "1",
     "SSL_CERT_FILE": CERTIFICATES,
@@ -151,7 +154,7 @@ def recipes() -> list[Recipe]:
         "User": f"{USER}:{USER}",
         "Env": [f"{name}={value}" for name, value in _ENVIRONMENT.items()],
         "Entrypoint": ["outrigger-sidecar"],
-        "Cmd": ["run", "--host", "0.0.0.0"],  # noqa: S104 - in a pod, behind its NetworkPolicy
+        "Cmd": ["run"],
         "WorkingDir": HOME,
         "ExposedPorts": {"8080/tcp": {}, "9090/tcp": {}},
         "StopSignal": "SIGTERM",

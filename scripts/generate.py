@@ -6,13 +6,24 @@ while one is stale.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-GENERATED: dict[str, Callable[[], str]] = {}
+
+def config_schema() -> str:
+    """The JSON Schema of the sidecar's configuration, for editors."""
+    from mcp_sidecar.config.schema import schema
+
+    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "docs/config.schema.json": config_schema,
+}
 
 
 def main() -> int:
