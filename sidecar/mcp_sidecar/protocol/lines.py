@@ -16,11 +16,11 @@ DEFAULT_LIMIT: Final = 16 * 1024 * 1024
 KEPT: Final = 4096
 """Bytes kept of either end of a line that was too long."""
 
-_VERSION: Final = rb'(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?'
+_VERSION: Final = rb'(?:"jsonrpc"\s*:\s*"[^"\\]{0,8}"\s*,\s*)?'
 _ID: Final = rb'"id"\s*:\s*(\d{1,19}|"[^"\\]{1,64}")\s*'
 _HEAD_ID: Final = re.compile(rb"\s*\{\s*" + _VERSION + _ID + rb",\s*" + _VERSION + rb'"(?:result|error)"')
 _HEAD: Final = re.compile(rb"\s*\{\s*" + _VERSION + rb'"(?:result|error)"')
-_TAIL_ID: Final = re.compile(rb"[]},]\s*" + _VERSION + _ID + rb'(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
+_TAIL_ID: Final = re.compile(rb"[]},]\s*" + _VERSION + _ID + rb'(?:,\s*"jsonrpc"\s*:\s*"[^"\\]{0,8}"\s*)?\}\s*\Z')
 
 
 class Oversized:
@@ -114,6 +114,8 @@ class LineFramer:
             self._head, self._tail, self._size = bytes(whole[:KEPT]), bytes(whole[-KEPT:]), len(whole)
             self._partial = bytearray()
             return
+        if len(self._head) < KEPT:
+            self._head += data[: KEPT - len(self._head)]
         self._size += len(data)
         self._tail = (self._tail + data[-KEPT:])[-KEPT:]
 
