@@ -44,6 +44,15 @@ class Outcome(enum.IntEnum):
     NEUTRAL = 2
 
 
+# Looked up once: members of an enum cost a search of the class in CPython 3.11, and these are on every call's way.
+_CLOSED: Final = State.CLOSED
+_HALF_OPEN: Final = State.HALF_OPEN
+_OPEN: Final = State.OPEN
+_SUCCESS: Final = Outcome.SUCCESS
+_FAILURE: Final = Outcome.FAILURE
+_NEUTRAL: Final = Outcome.NEUTRAL
+
+
 @dataclass(frozen=True, slots=True)
 class BreakerSettings:
     """Seconds, calls, and shares from 0 to 1."""
@@ -111,7 +120,7 @@ class Breaker:
         self.rng = rng
         self.on_open = on_open
         self.on_transition = on_transition
-        self.state = State.CLOSED
+        self.state = _CLOSED
         self.forced = False
         """Held open by an operator, whatever the server does."""
         self.in_trial = 0
@@ -135,30 +144,30 @@ class Breaker:
         try:
             reply = await next(call)
         except UpstreamError as error:
-            outcome = Outcome.FAILURE if error.counted else Outcome.NEUTRAL
+            outcome = _FAILURE if error.counted else _NEUTRAL
             self.settle(epoch, outcome, max(began, call.last_progress))
             raise
         except BaseException:
-            self.settle(epoch, Outcome.NEUTRAL, began)
+            self.settle(epoch, _NEUTRAL, began)
             raise
-        self.settle(epoch, Outcome.SUCCESS, max(began, call.last_progress))
+        self.settle(epoch, _SUCCESS, began if call.last_progress < began else call.last_progress)
         return reply
 
     def acquire(self) -> int:
         """Take a permit: the epoch, to be given back to `settle` exactly once. Raises Rejected(BREAKER_OPEN)."""
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return self._epoch
         now = self.clock()
-        if self.state is State.OPEN:
+        if self.state is _OPEN:
             if self.forced or now < self._until:
                 self._reject(max(0.0, self._until - now))
-            self._enter(State.HALF_OPEN)
+            self._enter(_HALF_OPEN)
         if self.in_trial >= self.settings.half_open_permits:
             if now < self._first_permit_at + self.settings.half_open_wait:
                 self._reject(HALF_OPEN_RETRY_AFTER)
             # Undecided for too long: not a failure, so the open time does not grow.
             self._until = now + self._open_time(max(0, self._reopenings - 1))
-            self._enter(State.OPEN)
+            self._enter(_OPEN)
             self._reject(self._until - now)
         if not self.in_trial:
             self._first_permit_at = now
@@ -169,22 +178,22 @@ class Breaker:
         """Report what became of a permit. `since`: the last sign of life of the server, for the slow calls."""
         if epoch != self._epoch:
             return
-        if self.state is State.CLOSED:
-            if outcome is not Outcome.NEUTRAL and not self.settings.disabled:
-                self._count(outcome is Outcome.FAILURE, since)
-        elif self.state is State.HALF_OPEN and self.in_trial:
+        if self.state is _CLOSED:
+            if outcome is not _NEUTRAL and not self.settings.disabled:
+                self._count(outcome is _FAILURE, since)
+        elif self.state is _HALF_OPEN and self.in_trial:
             self.in_trial -= 1
-            if outcome is Outcome.FAILURE:
+            if outcome is _FAILURE:
                 self._trip()
-            elif outcome is Outcome.SUCCESS:
+            elif outcome is _SUCCESS:
                 self._good += 1
                 if self._good >= self.settings.half_open_permits:
-                    self._enter(State.CLOSED)
+                    self._enter(_CLOSED)
 
     def probe_succeeded(self) -> None:
         """The server answered a probe outside the traffic: try it with calls, at once."""
-        if self.state is State.OPEN and not self.forced:
-            self._enter(State.HALF_OPEN)
+        if self.state is _OPEN and not self.forced:
+            self._enter(_HALF_OPEN)
 
     def force_open(self, forced: bool = True) -> None:
         """Hold it open by hand, or let it go: it then starts half-open."""
@@ -192,11 +201,11 @@ class Breaker:
             return
         self.forced = forced
         if forced:
-            if self.state is not State.OPEN:
+            if self.state is not _OPEN:
                 self._until = self.clock() + self.settings.open_time
-                self._enter(State.OPEN)
+                self._enter(_OPEN)
         elif self.settings.disabled:
-            self._enter(State.CLOSED)
+            self._enter(_CLOSED)
         else:
             self.probe_succeeded()
 
@@ -205,15 +214,15 @@ class Breaker:
         if (settings.window, settings.buckets) != (self.settings.window, self.settings.buckets):
             self._window = SlidingWindow(settings.window, settings.buckets)
         self.settings = settings
-        if settings.disabled and self.state is not State.CLOSED and not self.forced:
-            self._enter(State.CLOSED)
-        elif self.state is State.OPEN and not self.forced:
+        if settings.disabled and self.state is not _CLOSED and not self.forced:
+            self._enter(_CLOSED)
+        elif self.state is _OPEN and not self.forced:
             self._until = min(self._until, self.clock() + self._open_time(max(0, self._reopenings - 1)))
 
     @property
     def retry_after(self) -> float:
         """Seconds until it lets a call through again, 0 where it does now."""
-        return max(0.0, self._until - self.clock()) if self.state is State.OPEN else 0.0
+        return max(0.0, self._until - self.clock()) if self.state is _OPEN else 0.0
 
     def _count(self, failed: bool, since: float) -> None:
         now = self.clock()
@@ -236,11 +245,11 @@ class Breaker:
 
     def _trip(self) -> None:
         now = self.clock()
-        if self.state is State.CLOSED and now - self._closed_at >= self.settings.window:
+        if self.state is _CLOSED and now - self._closed_at >= self.settings.window:
             self._reopenings = 0
         self._until = now + self._open_time(self._reopenings)
         self._reopenings += 1
-        self._enter(State.OPEN)
+        self._enter(_OPEN)
 
     def _open_time(self, reopenings: int) -> float:
         settings = self.settings
@@ -255,12 +264,12 @@ class Breaker:
         self._good = 0
         self._consecutive = 0
         self.transitions[state] += 1
-        if state is State.CLOSED:
+        if state is _CLOSED:
             self._window.clear()
             self._closed_at = self.clock()
         if self.on_transition is not None:
             self.on_transition(old, state)
-        if state is State.OPEN and self.on_open is not None:
+        if state is _OPEN and self.on_open is not None:
             self.on_open()
 
     def _reject(self, retry_after: float) -> None:

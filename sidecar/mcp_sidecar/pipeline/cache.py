@@ -194,7 +194,7 @@ class Cache:
         if entry is None:
             if not self.settings.share_public:
                 return None
-            key = key._replace(identity=None)
+            key = Key(key[0], key[1], key[2], None, key[4])
             entry = entries.get(key)
             if entry is None:
                 return None
