@@ -1,0 +1,219 @@
+"""The images that `python -m images` makes, unpacked and run with nothing of this machine but the kernel."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from images.__main__ import build
+from images.contents import USER, recipes
+
+from sidecar_process import free_ports
+
+# What a pod gives: a read-only root, /proc, /dev/null, writable /tmp and home; then the image's user.
+# All in a mount namespace, which goes with the process.
+ENTER = f"""
+inside=$PATH PATH=/usr/sbin:/usr/bin:/sbin:/bin
+chroot=$(command -v chroot)
+mount --bind "$0" "$0"
+mount -o remount,bind,ro "$0"
+mount -t proc proc "$0/proc"
+mount --bind /dev/null "$0/dev/null"
+mount -t tmpfs -o mode=1777 tmpfs "$0/tmp"
+mount -t tmpfs -o uid={USER} tmpfs "$0/home/outrigger"
+PATH=$inside
+exec "$chroot" --userspec={USER}:{USER} "$0" "$@"
+"""
+UNSHARE = shutil.which("unshare", path="/usr/sbin:/usr/bin:/sbin:/bin") or "unshare"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+SERVER = """
+import json, sys
+
+for line in sys.stdin:
+    request = json.loads(line)
+    if "id" not in request:
+        continue
+    if request["method"] == "initialize":
+        result = {"capabilities": {"tools": {}}, "serverInfo": {"name": "inside", "version": "1"}}
+        result["protocolVersion"] = request["params"]["protocolVersion"]
+    elif request["method"] == "tools/list":
+        result = {"tools": [{"name": "where", "inputSchema": {"type": "object"}}]}
+    else:
+        result = None
+    answer = {"result": result} if result else {"error": {"code": -32601, "message": "no such method"}}
+    print(json.dumps({"jsonrpc": "2.0", "id": request["id"], **answer}), flush=True)
+"""
+
+
+class Root:
+    """An unpacked image, and the command that enters it as its user."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.environment: dict[str, str] = {}
+        self.command: list[str] = []
+
+    def enter(self, *command: str) -> list[str]:
+        return [UNSHARE, "--mount", "/bin/bash", "-ec", ENTER, str(self.path), *command]
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.enter(*command), env=self.environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return build(recipes(), tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module", params=["sidecar", "sidecar-runtime"])
+def root(request: pytest.FixtureRequest, archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Root:
+    """The image unpacked as an engine would, layer by layer, with its configuration's environment and command."""
+    if os.geteuid() != 0:
+        pytest.skip("entering an image's file system takes root: run these as root")
+    found = Root(tmp_path_factory.mktemp("unpacked") / "root")
+    with tarfile.open(archives[request.param]) as archive:
+        (image,) = json.loads(read(archive, "manifest.json"))
+        config = json.loads(read(archive, image["Config"]))["config"]
+        for name in image["Layers"]:
+            layer = archive.extractfile(name)
+            assert layer is not None
+            with tarfile.open(fileobj=layer) as files:
+                files.extractall(found.path, filter="fully_trusted")
+    assert config["User"] == f"{USER}:{USER}"
+    found.environment = dict(pair.split("=", 1) for pair in config["Env"])
+    found.command = [*config["Entrypoint"], *config["Cmd"]]
+    (found.path / "dev/null").touch()
+    # pytest's folders are for their owner only; the image's user has to pass.
+    for folder in [found.path, *list(found.path.parents)[:3]]:
+        folder.chmod(0o755)
+    return found
+
+
+def read(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    assert file is not None
+    return file.read()
+
+
+@contextlib.contextmanager
+def started(root: Root, config: dict[str, object]) -> Iterator[int]:
+    """The image's own command, as its user, until `/readyz` is 200; yields the MCP port."""
+    port, admin_port = free_ports(2)
+    (root.path / "etc/outrigger/config.json").write_text(json.dumps(config))
+    environment = {
+        **root.environment,
+        "OUTRIGGER__FRONT__PORT": str(port),
+        "OUTRIGGER__FRONT__ADMIN_PORT": str(admin_port),
+    }
+    for name in ("HOST", "ADMIN_HOST"):
+        assert environment[f"OUTRIGGER__FRONT__{name}"] == "0.0.0.0"
+        environment[f"OUTRIGGER__FRONT__{name}"] = "127.0.0.1"  # this is no pod
+    with (root.path / "log").open("w+b") as log:
+        process = subprocess.Popen(
+            root.enter(*root.command), env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+        try:
+            until = time.monotonic() + 60
+            while answer(f"http://127.0.0.1:{admin_port}/readyz") != 200:
+                assert process.poll() is None, (root.path / "log").read_text()
+                assert time.monotonic() < until, (root.path / "log").read_text()
+                time.sleep(0.05)
+            assert Path(f"/proc/{process.pid}/status").read_text().split("Uid:\t")[1].split()[0] == str(USER)
+            yield port
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def answer(url: str) -> int | None:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
+
+
+def call(port: int, method: str, params: dict[str, object]) -> dict[str, object]:
+    """One modern request (revision 2026-07-28: stateless, the method in a header)."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}}
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": "2026-07-28",
+        "Mcp-Method": method,
+    }
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/mcp", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=30) as response:
+        answered: dict[str, object] = json.load(response)
+        return answered
+
+
+def test_image_serves_a_server_of_its_own(root: Root) -> None:
+    (root.path / "etc/outrigger/server.py").write_text(SERVER)
+    server = {"command": "python3", "args": ["/etc/outrigger/server.py"]}
+    with started(root, {"servers": {"inside": server}}) as port:
+        result = call(port, "tools/list", {})["result"]
+        assert isinstance(result, dict)
+        assert [tool["name"] for tool in result["tools"]] == ["where"]
+
+
+def test_image_holds_no_other_data_plane(root: Root) -> None:
+    names = ("mcp", "kopf", "kubernetes", "mcp_operator")
+    probe = f"import importlib.util as u; print(*[name for name in {names} if u.find_spec(name)])"
+    assert root.run("python", "-c", probe).stdout == "\n"
+
+
+def test_image_has_byte_code_for_every_module(root: Root) -> None:
+    site = next(root.path.glob("opt/outrigger/lib/python3*/site-packages"))
+    tag = f"cpython-{sys.version_info.major}{sys.version_info.minor}"
+    missing = [
+        module
+        for module in site.rglob("mcp_sidecar/**/*.py")
+        if not (module.parent / "__pycache__" / f"{module.stem}.{tag}.pyc").exists()
+    ]
+    assert missing == []
+
+
+def test_image_trusts_the_usual_authorities(root: Root) -> None:
+    probe = "import ssl; print(len(ssl.create_default_context().get_ca_certs()) > 50)"
+    assert root.run("python", "-c", probe).stdout == "True\n"
+
+
+def test_image_does_not_name_this_machine(root: Root) -> None:
+    here = str(Path(__file__).resolve().parents[2]).encode()
+    site = next(root.path.glob("opt/outrigger/lib/python3*/site-packages"))
+    assert [path for path in site.rglob("*") if path.is_file() and here in path.read_bytes()] == []
+
+
+def test_runtime_image_has_node_and_uv(root: Root, request: pytest.FixtureRequest) -> None:
+    has = {name: (root.path / "usr/local/bin" / name).exists() for name in ("node", "npm", "npx", "uv", "uvx")}
+    if "runtime" not in request.node.callspec.id:
+        assert set(has.values()) == {False}
+        return
+    for name in has:
+        done = root.run(name, "--version")
+        assert done.returncode == 0, done.stderr
+    npx = root.run("npx", "--offline", "--call", "node --print 6*7")
+    assert npx.stdout.strip() == "42", npx.stderr
