@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,19 +131,17 @@ async def _list(client: mcp.Client) -> list[Any]:
 
 def _with_client(connection: Connection, use: Any) -> Any:
     """Connect, run `use`, disconnect. Raises ClientFailed with one line that says what happened."""
-    return asyncio.run(_bounded(_connected(connection, use), connection.timeout))
+    return asyncio.run(_bounded(connection, use))
 
 
-async def _bounded(work: Coroutine[Any, Any, Any], timeout: float) -> Any:
+async def _bounded(connection: Connection, use: Any) -> Any:
     try:
-        async with asyncio.timeout(timeout):
-            return await work
+        async with asyncio.timeout(connection.timeout):
+            return await _connected(connection, use)
     except TimeoutError:
-        raise ClientFailed(f"no answer within {timeout:g} seconds") from None
-    except Exception as error:
-        if isinstance(error, OutriggerError):
-            raise
-        raise ClientFailed(_reason(error)) from None
+        raise ClientFailed(f"{connection.url}: no answer within {connection.timeout:g} seconds") from None
+    except Exception as error:  # noqa: BLE001 - the SDK raises anything, and a person wants one line
+        raise ClientFailed(f"{connection.url}: {_reason(error)}") from None
 
 
 async def _connected(connection: Connection, use: Any) -> Any:
@@ -163,9 +160,8 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, mcp.MCPError):
         data = getattr(error.error, "data", None)
         reason = f" ({data['reason']})" if isinstance(data, dict) and "reason" in data else ""
-        return _printable(f"the endpoint answers with error {error.error.code}: {error.error.message}{reason}")
-    text = str(error) or type(error).__name__
-    return _printable(f"cannot reach the endpoint: {text}" if isinstance(error, OSError) else text)
+        return _printable(f"error {error.error.code}: {error.error.message}{reason}")
+    return _printable(str(error) or type(error).__name__)
 
 
 def _arguments(schema: Any) -> str:

@@ -38,13 +38,13 @@ def described(annotation: Any, metadata: list[Any] | None = None) -> str:
     if unit == "size":
         return SIZE_HELP + _bounds(metadata, lambda size: show_size(int(size)))
     if unit == "percent":
-        return "a whole percent" + _bounds(metadata, "{:g}".format)
+        return "a whole percent" + _bounds(metadata, "{:.10g}".format)
     origin = get_origin(annotation)
     if origin is tuple:
         return "a list, each item " + described(get_args(annotation)[0])
     if origin is dict:
         return "an object, each value " + described(get_args(annotation)[1])
-    return _plain(annotation) + _bounds(metadata, "{:g}".format)
+    return _plain(annotation) + _bounds(metadata, "{:.10g}".format)
 
 
 def _plain(annotation: Any) -> str:

@@ -96,7 +96,8 @@ def _plain(text: str) -> str:
         return text
     out: list[str] = []
     index, length = 0, len(text)
-    comma = -1  # place in `out` of a comma after which nothing came yet
+    comma = -1  # place in `out` of a comma after a value and before nothing yet
+    last = "["  # the last character that meant something
     while index < length:
         character = text[index]
         if character == '"':
@@ -104,21 +105,18 @@ def _plain(text: str) -> str:
             while end < length and text[end] != '"':
                 end += 2 if text[end] == "\\" else 1
             out.append(text[index : end + 1])
-            index, comma = end + 1, -1
+            index, comma, last = end + 1, -1, '"'
             continue
         if character == "/" and text.startswith(("//", "/*"), index):
             end = _comment_end(text, index)
             out.append("".join(c if c in "\r\n" else " " for c in text[index:end]))
             index = end
             continue
-        if character == ",":
-            comma = len(out)
-        elif character in "]}":
-            if comma >= 0:
+        if not character.isspace():
+            if character in "]}" and comma >= 0:
                 out[comma] = " "
-            comma = -1
-        elif not character.isspace():
-            comma = -1
+            comma = len(out) if character == "," and last not in "[{,:" else -1
+            last = character
         out.append(character)
         index += 1
     return "".join(out)

@@ -113,7 +113,7 @@ def _message(kind: str, path: Path, detail: ErrorDetails) -> str:
             (f"; did you mean {name}?" for name in _names(annotation) if close and name.lower() == close[0]), ""
         )
     if kind == "less_than_equal" and path[-1] in ("timeout", "globalTimeout") and isinstance(value, int | float):
-        hint = f"; plain numbers are seconds, milliseconds are written as {value:g}ms" if value < 1e9 else ""
+        hint = f"; plain numbers are seconds, milliseconds are written as {value:.10g}ms" if value < 1e9 else ""
     if kind == "string_pattern_mismatch" and field is not None:
         wanted += f" like {detail.get('ctx', {}).get('pattern', '')}"
     return f"must be {wanted}{it_is}{hint}"

@@ -52,9 +52,9 @@ def show_duration(seconds: float) -> str:
     for unit in ("h", "m"):
         if seconds and seconds % _SECONDS[unit] == 0:
             return f"{int(seconds / _SECONDS[unit])}{unit}"
-    if seconds < 1 and round(seconds * 1000, 6).is_integer():
+    if seconds < 1 and round(seconds * 1000, 6) % 1 == 0:
         return f"{round(seconds * 1000)}ms" if seconds else "0s"
-    return f"{seconds:g}s"
+    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
 
 
 def show_size(size: int) -> str:

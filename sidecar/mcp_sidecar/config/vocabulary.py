@@ -89,7 +89,8 @@ def _section(
             if foreign[name] and value not in (None, [], {}, "", False):
                 result.warn(here, foreign[name])
         else:
-            result.refuse(here, "unknown key" + _nearest(name, model, [*fields, *renamed]))
+            known = {field: field for field in fields} | {other: ".".join(at) for other, at in renamed.items()}
+            result.refuse(here, "unknown key" + _nearest(name, model, known))
     for target_path, value, name in moves:
         _move(result, out, target_path, value, path, (*written, name))
     return _SPECIAL[model](result, out, path) if model in _SPECIAL else out
@@ -158,13 +159,13 @@ def inner_section(annotation: Any) -> tuple[type[Section] | None, type | None]:
     return None, None
 
 
-def _nearest(name: str, model: type[Section], known: list[str]) -> str:
-    """`; did you mean …?` or nothing."""
+def _nearest(name: str, model: type[Section], known: dict[str, str]) -> str:
+    """`; did you mean …?` or nothing. `known`: every spelling, with our name for it."""
 
     def flat(text: str) -> str:
         return re.sub(r"[^a-z0-9]", "", text.lower())
 
-    by_flat = {flat(candidate): candidate for candidate in reversed(known)}
+    by_flat = {flat(spelling): ours for spelling, ours in reversed(known.items())}
     close = difflib.get_close_matches(flat(name)[:64], by_flat, n=1, cutoff=0.6)
     strong = close and difflib.SequenceMatcher(None, flat(name), close[0]).ratio() >= 0.8
     below = next((f"{info.alias}.{inner}" for info, inner in _below(model) if flat(inner) == flat(name)), None)
