@@ -152,18 +152,21 @@ class Process:
             self._loop.add_reader(self._pidfd, self._ended)
 
     def _wait(self) -> None:
-        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         try:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
             self._loop.call_soon_threadsafe(self._ended)
-        except RuntimeError:
-            pass  # the loop was closed meanwhile
+        except (ChildProcessError, RuntimeError):
+            pass  # reaped, or the loop closed, meanwhile
+
+    def _unwatch(self) -> None:
+        fd, self._pidfd = self._pidfd, -1
+        if fd >= 0:
+            self._loop.remove_reader(fd)
+            os.close(fd)
 
     def _ended(self) -> None:
-        if self._pidfd >= 0:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
-        if self.poll() is not None:
+        self._unwatch()
+        if not self.reaped and self.poll() is not None:
             self._on_exit()
 
     def poll(self) -> ExitStatus | None:
@@ -192,6 +195,7 @@ class Process:
         """Let the kernel forget it, once it has ended."""
         if not self.reaped and self.poll() is not None:
             self._popen.wait()
+            self._unwatch()
             LIVE.discard(self.pid)
 
 
