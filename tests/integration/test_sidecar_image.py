@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from images.__main__ import build
 from images.contents import USER, recipes
-
 from sidecar_process import free_ports
 
 # What a pod gives: a read-only root, /proc, /dev/null, writable /tmp and home; then the image's user.

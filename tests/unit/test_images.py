@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from images.archive import Recipe, write_image, write_layer
 from images.contents import LAYERS, recipes
 from images.elf import is_elf, shared_libraries
