@@ -115,7 +115,7 @@ class RequestReader:
             if self.finished:  # llhttp complains about bytes after a last request; they are simply not read
                 return None
             return Refusal(Fault.MALFORMED_HTTP, f"malformed HTTP: {error}")
-        if self.phase is not Phase.NONE:
+        if self._fed:
             return self._check_progress()
         return None
 
@@ -130,7 +130,7 @@ class RequestReader:
 
     def _check_progress(self) -> Refusal | None:
         settings = self._settings
-        if self.phase is Phase.HEAD:
+        if self.phase is not Phase.BODY:  # empty lines before a request count as its head
             if self._fed > settings.max_header_bytes + settings.max_target_bytes:
                 return self._head_too_large()
         elif self._fed - self._body_size > settings.max_header_bytes + _CHUNK_OVERHEAD * self._body_size:
