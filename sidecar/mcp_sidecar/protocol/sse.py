@@ -1,7 +1,8 @@
 """Server-sent events out of bytes, whatever the borders of the chunks they come in.
 
-Follows WHATWG HTML 9.2 with two differences MCP needs: an event of `id` or `retry` alone is reported too (priming events
-and the polling of 2025-11-25), and one event is bounded. Linear in the bytes fed. Opens no connection, decodes no JSON.
+Follows WHATWG HTML 9.2 with two differences MCP needs: an event of `id` or `retry` alone is reported too (priming
+events and the polling of 2025-11-25), and one event is bounded. Linear in the bytes fed. Opens no connection, decodes
+no JSON.
 """
 
 from __future__ import annotations
@@ -38,7 +39,19 @@ class ServerEvent:
 class EventFramer:
     """Splits one stream into events. `limit`: bytes of one event, its fields included."""
 
-    __slots__ = ("_data", "_first", "_id", "_name", "_partial", "_partial_size", "_retry", "_size", "_skip_lf", "comments", "limit")
+    __slots__ = (
+        "_data",
+        "_first",
+        "_id",
+        "_name",
+        "_partial",
+        "_partial_size",
+        "_retry",
+        "_size",
+        "_skip_lf",
+        "comments",
+        "limit",
+    )
 
     def __init__(self, limit: int = DEFAULT_EVENT_LIMIT) -> None:
         self.limit = limit
