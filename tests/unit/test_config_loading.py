@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mcp_sidecar.config import ConfigError, LoadedConfig, load, load_text, parse
 from mcp_sidecar.config.jsonc import MAX_BYTES
 

@@ -8,6 +8,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mcp_sidecar.config import NamePatterns, parse_duration, parse_size, show_duration, show_size
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from mcp_sidecar.config import Reference, Text, Value
 
 CANARY = "canary-5f3a9c"
