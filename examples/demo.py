@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -296,7 +295,7 @@ def main() -> None:
         sys.exit(f"\ndemo: not over after {LIMIT:.0f} s. Is the machine very busy? Try again: make demo")
     except ModuleNotFoundError as error:
         sys.exit(f"\ndemo: the package {error.name} is missing. Run it by: make demo")
-    except (DemoError, urllib.error.URLError, OSError) as error:
+    except (DemoError, OSError, ExceptionGroup) as error:
         sys.exit(f"\ndemo: {error}\nThe lines above say what the sidecar saw. Please report this with them.")
     print(f"\n{paint('Done', '1;32')} in {time.monotonic() - begun:.0f} s.")
 

@@ -13,10 +13,12 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -118,7 +120,10 @@ func run(o *options, duration time.Duration) (*report, []byte, error) {
 			sessions = append(sessions, session)
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), duration)
+	// interrupted, it ends the calls under way and reports
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, duration)
 	defer cancel()
 	var ids atomic.Int64
 	var group sync.WaitGroup
