@@ -144,13 +144,13 @@ class _Watch:
         """The error that the time-out becomes."""
         call = self.call
         timeout = self.stage._timeout
-        silence = self.stage.clock() - max(self.began, call.last_progress)
         if self.expired is Reason.ATTEMPT_TIMEOUT:
             message = f"the server showed no sign of life for {timeout:g} s"
         else:
             message = "the time of the call is over"
-        # An attempt that the call's deadline cut short says nothing about the server, unless it was silent for
-        # a good part of what it is allowed: with a total time-out as short as an attempt's, a server that hangs
-        # must still open the breaker.
-        counted = self.expired is Reason.ATTEMPT_TIMEOUT or silence >= timeout / 2
+        # An attempt that the call's deadline cut short says nothing about the server, unless it was silent from the
+        # beginning for a good part of what it is allowed: with a total time-out as short as an attempt's, a server
+        # that hangs must still open the breaker.
+        silent = call.last_progress <= self.began and self.stage.clock() - self.began >= timeout / 2
+        counted = silent or self.expired is Reason.ATTEMPT_TIMEOUT
         return UpstreamError(self.expired or Reason.ATTEMPT_TIMEOUT, message, delivery=delivery, counted=counted)
