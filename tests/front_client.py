@@ -120,6 +120,11 @@ class Caller:
         assert await self.line() == b"\r\n"
         return data
 
+    async def last_chunk(self) -> None:
+        """Read to the end of a chunked answer."""
+        while await self.chunk():
+            pass
+
     async def rest(self) -> bytes:
         """Everything up to the end of the connection, which must come."""
         async with asyncio.timeout(PATIENCE):

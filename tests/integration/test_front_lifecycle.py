@@ -8,8 +8,8 @@ import resource
 import socket
 
 import pytest
-from front_client import Front, get, on_both_loops, post, until, within
 
+from front_client import Front, get, on_both_loops, post, until, within
 from mcp_sidecar.front.limits import ListenerSettings
 from mcp_sidecar.front.request import Request
 

@@ -6,8 +6,8 @@ Every case ends with `SMUGGLED`, a request that a lenient parser would find behi
 from __future__ import annotations
 
 import pytest
-from front_client import Front, on_both_loops
 
+from front_client import Front, on_both_loops
 from mcp_sidecar.front.request import Request
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -6,12 +6,13 @@ Time-outs are tens of milliseconds here; tests wait for what must happen, never 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 
 import pytest
-from front_client import Front, get, on_both_loops, post, until
 
+from front_client import Front, get, on_both_loops, post, until
 from mcp_sidecar.errors import CallError, Reason
 from mcp_sidecar.front.request import Request
 
@@ -94,11 +95,11 @@ async def test_a_slow_handler_is_not_the_callers_fault() -> None:
         await until(lambda: front.listener.refusals["request_timeout"] > 0)
         request.respond(200, b"late")
 
-    async with Front(handler, header_timeout=0.05, body_timeout=0.05, idle_timeout=0.05) as front:
-        async with await front.caller() as caller:
-            caller.send(get())
-            await front.ask(b"G")  # another connection's time-out passes meanwhile
-            assert (await caller.answer()).body == b"late"
+    limits = {"header_timeout": 0.05, "body_timeout": 0.05, "idle_timeout": 0.05}
+    async with Front(handler, **limits) as front, await front.caller() as caller:
+        caller.send(get())
+        await front.ask(b"G")  # another connection's time-out passes meanwhile
+        assert (await caller.answer()).body == b"late"
 
 
 @on_both_loops
@@ -108,8 +109,7 @@ async def test_a_stalled_loop_times_nobody_out() -> None:
         caller.send(HEAD)
         await until(lambda: any(c.stage.name == "HEAD" for c in front.listener._connections))
         sock = caller.writer.get_extra_info("socket")
-        with socket.socket(fileno=sock.dup().detach() if hasattr(sock, "dup") else socket.dup(sock.fileno())) as twin:
-            twin.setblocking(False)
+        with socket.socket(fileno=os.dup(sock.fileno())) as twin:
             twin.send(b"Content-Length: 0\r\n\r\n")
         time.sleep(0.5)
         assert (await caller.answer()).status == 200

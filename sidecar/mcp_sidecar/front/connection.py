@@ -359,3 +359,5 @@ class Connection(asyncio.Protocol):
             transport.resume_reading()
         if transport.can_write_eof():
             transport.write_eof()
+        else:
+            transport.close()  # TLS: the end of both ways, but it reads and discards until the caller agrees
