@@ -21,8 +21,24 @@ def config_schema() -> str:
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
 
 
+def config_reference() -> str:
+    """Every setting of the sidecar, for people."""
+    from mcp_sidecar.config.reference import reference
+
+    return reference()
+
+
+def config_reference() -> str:
+    """Every setting, for people."""
+    from mcp_sidecar.config.reference import reference
+
+    return reference()
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/config.schema.json": config_schema,
+    "docs/configuration.md": config_reference,
+    "docs/configuration.md": config_reference,
 }
 
 

@@ -21,7 +21,7 @@ ServerName = Annotated[str, Field(pattern=SERVER_NAME_PATTERN)]
 
 
 class Config(Section):
-    """The whole config. Make one with `parse` or `load`: they also check the rules across fields."""
+    """The whole config. `parse` and `load` make one; they also check the rules across fields."""
 
     servers: dict[ServerName, Server] = Field(
         description="The MCP servers by name.", json_schema_extra={"x-reload": "Live"}
@@ -29,8 +29,8 @@ class Config(Section):
     global_timeout: Duration = setting(30.0, "Default of every server's timeout.", ge=0.001, le=HOUR)
     max_concurrent_connections: int | None = setting(
         None,
-        "Connections to all HTTP servers together at most. No bound of its own by default, since every pool has one "
-        "(the seed's 10 would starve the second server).",
+        "Connections to all HTTP servers together at most. No bound of its own by default, since every pool has one: "
+        "one bound for all lets a busy server starve the others.",
         ge=1,
         le=100_000,
         reload="Restart",

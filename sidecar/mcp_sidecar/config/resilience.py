@@ -24,7 +24,7 @@ class Backoff(Section):
 
     base: Duration = setting(
         0.1,
-        "First wait between attempts. The seed's 1s made calls fail for seconds over a 20 ms glitch.",
+        "First wait between attempts. A longer one lets calls fail for seconds over a glitch of 20 ms.",
         ge=0.001,
         le=60,
     )
@@ -141,7 +141,7 @@ class Limits(Section):
 
 
 class Cache(Section):
-    """Which answers are kept. Tool results only where a tool is named: the seed cached every tool, writes too."""
+    """Which answers are kept. Tool results only where a tool is named, since a tool may change something."""
 
     enabled: bool = setting(True, "Keep answers that may be kept.")
     max_bytes: ByteSize = setting(

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import annotated_types
+from pydantic.fields import FieldInfo
+
 from mcp_sidecar.config.document import Config
 from mcp_sidecar.config.foreign import FOREIGN, RENAMED
-from mcp_sidecar.config.scalars import Section
+from mcp_sidecar.config.scalars import Section, Unit
 from mcp_sidecar.config.vocabulary import inner_section
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -28,9 +31,10 @@ def schema() -> dict[str, Any]:
     document["properties"]["readiness"] = {
         "anyOf": [document["properties"]["readiness"], {"enum": ["Startup", "Upstream"]}]
     }
-    transport = sections["Server"]["properties"]["transport"]
-    transport["anyOf"] = [{"enum": transport.pop("enum")}, {"type": "string", "deprecated": True}]
-    transport.pop("type", None)
+    for name in ("transport", "type", "transportType"):  # clients spell it in many ways
+        transport = sections["Server"]["properties"][name]
+        transport.pop("type", None)
+        transport["anyOf"] = [{"enum": transport.pop("enum")}, {"type": "string", "deprecated": True}]
     # Either name of the servers will do, so neither can be required alone.
     document.pop("required", None)
     document["anyOf"] = [{"required": [name]} for name in ("servers", "mcpServers", "mcp_servers")]
@@ -42,7 +46,8 @@ def _add_spellings(section: dict[str, Any], model: type[Section]) -> None:
     properties: dict[str, Any] = section["properties"]
     for name, info in model.model_fields.items():
         alias = info.alias or name
-        properties[alias].pop("title", None)
+        properties[alias]["description"] = info.description
+        _bound(properties[alias], info)
         if name != alias:
             properties[name] = {**properties[alias], "deprecated": True}
             for key in ("default", "x-default"):
@@ -55,6 +60,18 @@ def _add_spellings(section: dict[str, Any], model: type[Section]) -> None:
         )
     for other in FOREIGN.get(model, {}):
         properties[other] = {"description": "Accepted without effect.", "deprecated": True}
+
+
+def _bound(setting: dict[str, Any], info: FieldInfo) -> None:
+    """The bounds of a number that may also be written with a unit: pydantic leaves them out there."""
+    if "anyOf" not in setting or not any(isinstance(entry, Unit) for entry in info.metadata):
+        return
+    number = setting["anyOf"][0] = dict(setting["anyOf"][0])
+    for entry in info.metadata:
+        if isinstance(entry, annotated_types.Ge):
+            number["minimum"] = entry.ge
+        elif isinstance(entry, annotated_types.Le):
+            number["maximum"] = entry.le
 
 
 _SHAPE = ("type", "anyOf", "enum", "items", "additionalProperties", "patternProperties", "minimum", "maximum", "$ref")
