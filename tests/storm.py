@@ -1,4 +1,4 @@
-"""What a storm is made of: callers that write down what they were told, a server that writes down what it ran, a killer.
+"""What a storm is made of: callers that record what they were told, a server that records what it ran, a killer.
 
 `Records` joins the two afterwards and holds the invariants (notes/resilience.md D.4): every caller one answer, its own;
 an unsafe call executed once at most; nothing executed that its caller was told was not.
@@ -49,7 +49,8 @@ def read_calls(path: Path) -> list[Call]:
     for line in path.read_text().splitlines():
         tool, key, outcome, *rest = line.split(" ", 3)
         detail = rest[0] if rest else ""
-        status, code, data = 200, 0, {}
+        status, code = 200, 0
+        data: dict[str, Any] = {}
         if outcome == "rpc":
             told, number, tail = detail.split(" ", 2)
             status, code = int(told), int(number)
@@ -102,7 +103,7 @@ class Callers:
     ) -> None:
         self.record = record
         command = [str(echo_server.build("load")), "--url", url, "--era", era, "--tools", tools, "--ms", str(ms)]
-        command += ["--connections", str(connections), "--duration", f"{seconds:g}s", "--keys", prefix]
+        command += ["--connections", str(connections), "--duration", "540s", "--keys", prefix]
         self.process = subprocess.Popen([*command, "--record", str(record)], stdout=subprocess.PIPE)
 
     def stop(self, timeout: float = 90) -> dict[str, Any]:

@@ -1,0 +1,158 @@
+"""The server's process is killed mid-call, again and again, under load: what callers get, and what is left afterwards.
+
+The long storm has no breaker and a restart after 10 ms, so that nothing but the handling of the death itself is between
+a kill and the next call. The short one has the defaults, so that backoff and breaker are seen at work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import echo_server
+from sidecar_process import SidecarProcess, process_table, running
+from storm import Call, Callers, Executions, Killer, read_calls, violations
+
+KILLS = int(os.environ.get("OUTRIGGER_STORM_KILLS", "1000"))
+
+
+def config(log: Path, **changes: Any) -> dict[str, Any]:
+    server = {
+        "command": str(echo_server.build()),
+        "args": ["stdio", "--log", str(log)],
+        "retry": {"tools": {"sleep": "Safe"}},
+    }
+    return {"servers": {"echo": {**server, **changes}}, "audit": {"enabled": False}, "log": {"calls": False}}
+
+
+@contextlib.contextmanager
+def callers(sidecar: SidecarProcess, directory: Path, connections: int, ms: int) -> Iterator[list[Callers]]:
+    """Modern and legacy callers together; half of the calls are unsafe, half are safe."""
+    both = [
+        Callers(sidecar.url(), era, directory / era, tools="write,sleep", connections=connections, ms=ms, prefix=era)
+        for era in ("modern", "legacy")
+    ]
+    try:
+        yield both
+    finally:
+        for one in both:
+            one.kill()
+
+
+def open_files(sidecar: SidecarProcess) -> int:
+    return len(os.listdir(f"/proc/{sidecar.pid}/fd"))
+
+
+def total(metrics: dict[str, float], name: str, *labels: str) -> float:
+    """Sum of the samples of a metric whose labels contain all of `labels` (`tool="write"`)."""
+    return sum(
+        value
+        for sample, value in metrics.items()
+        if sample.partition("{")[0] == name and all(label in sample for label in labels)
+    )
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout: float = 20) -> None:
+    until = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < until, f"not within {timeout:g} s: {what}"
+        time.sleep(0.05)
+
+
+def assert_quiet(sidecar: SidecarProcess, files: int) -> None:
+    """After a storm: permits back, one process and no zombie, no more open files than before."""
+
+    def idle() -> bool:
+        metrics = sidecar.metrics()
+        busy = ("outrigger_bulkhead_in_flight", "outrigger_queue_length")
+        return all(total(metrics, name) == 0 for name in busy) and total(metrics, "outrigger_bulkhead_limit") > 0
+
+    wait_until(idle, "every permit back")
+    wait_until(lambda: len(sidecar.children()) <= 1, "one process of the server")
+    zombies = [pid for pid, (parent, _, state) in process_table().items() if parent == sidecar.pid and state == "Z"]
+    assert zombies == []
+    wait_until(lambda: open_files(sidecar) <= files + 2, f"{open_files(sidecar)} open files, {files} before")
+
+
+def assert_counted(sidecar: SidecarProcess, calls: list[Call]) -> None:
+    """The sidecar's own count agrees with what the callers saw."""
+    metrics = sidecar.metrics()
+    assert total(metrics, "outrigger_calls_total", 'method="tools/call"') == len(calls)
+    ok = sum(call.outcome == "ok" for call in calls)
+    assert total(metrics, "outrigger_calls_total", 'method="tools/call"', 'outcome="ok"') == ok
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_thousand_kills_mid_call(tmp_path: Path) -> None:
+    log = tmp_path / "ran"
+    executions = Executions(log)
+    settings = config(log, restart={"backoffBase": "10ms", "backoffMax": "10ms"}, circuitBreaker={"enabled": False})
+    with running(settings) as sidecar:
+        files = open_files(sidecar)
+        with callers(sidecar, tmp_path, connections=8, ms=3) as both:
+            killer = Killer(executions)
+            for _ in range(KILLS):
+                killer.kill_next(timeout=20)
+            reports = [one.stop() for one in both]
+        calls = [call for one in both for call in read_calls(one.record)]
+        executions.read()
+        assert sum(report["calls"] for report in reports) == len(calls)
+        assert not any(report["errors"].get("unasked") for report in reports)
+        assert violations(calls, executions.ran)[:10] == []
+
+        reasons = Counter(call.reason for call in calls)
+        unsafe = Counter(call.reason for call in calls if call.tool == "write")
+        print(f"{KILLS} kills, {len(calls)} calls: {dict(reasons)}; unsafe: {dict(unsafe)}")
+        assert unsafe["child_exited"] > KILLS / 10, "the kills did not hit calls"
+        assert_quiet(sidecar, files)
+        assert_counted(sidecar, calls)
+        assert total(sidecar.metrics(), "outrigger_child_restarts_total") >= KILLS
+    executions.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_with_the_defaults_backoff_and_breaker_are_seen(tmp_path: Path) -> None:
+    log = tmp_path / "ran"
+    executions = Executions(log)
+    with running(config(log)) as sidecar:
+        files = open_files(sidecar)
+        with callers(sidecar, tmp_path, connections=8, ms=3) as both:
+            killer = Killer(executions)
+            waits = [killer.kill_next(timeout=60) for _ in range(3)]
+            metrics = sidecar.metrics()
+            # it heals by itself: the probe closes the breaker once a new process answers
+            executions.pids.clear()
+
+            def serves() -> bool:
+                executions.read()
+                return any(pid not in {killed for killed, _ in killer.killed} for pid in executions.pids)
+
+            wait_until(serves, "calls reach a new process", 60)
+            reports = [one.stop() for one in both]
+        calls = [call for one in both for call in read_calls(one.record)]
+        executions.read()
+        assert not any(report["errors"].get("unasked") for report in reports)
+        assert violations(calls, executions.ran)[:10] == []
+
+        # backoff: 1 s before the first restart, 2 s before the second
+        assert waits[1] > 0.9
+        assert waits[2] > 1.8
+        assert total(metrics, "outrigger_breaker_transitions_total", 'to="open"') >= 1
+        rejected = [call for call in calls if call.reason == "breaker_open"]
+        assert rejected, Counter(call.reason for call in calls)
+        assert all(call.code == -31004 and call.data["retryable"] for call in rejected)
+        # modern callers see it in the status, legacy ones must not: SDK 1.x ends its session on a 5xx
+        assert {call.status for call in rejected if call.key.startswith("modern")} <= {503}
+        assert {call.status for call in rejected if call.key.startswith("legacy")} <= {200}
+        assert_quiet(sidecar, files)
+        assert_counted(sidecar, calls)
+    executions.close()
