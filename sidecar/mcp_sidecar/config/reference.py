@@ -126,7 +126,7 @@ def _sections(model: type[Section], place: str) -> list[tuple[type[Section], str
     for info in model.model_fields.values():
         section, container = inner_section(info.annotation)
         if section is not None:
-            mark = {dict: ".NAME", tuple: "[]", None: ""}[container]
+            mark = ".NAME" if container is dict else "[]" if container is tuple else ""
             found += _sections(section, f"{place}.{info.alias}{mark}".lstrip("."))
     return found
 

@@ -35,6 +35,11 @@ def schema() -> dict[str, Any]:
         transport = sections["Server"]["properties"][name]
         transport.pop("type", None)
         transport["anyOf"] = [{"enum": transport.pop("enum")}, {"type": "string", "deprecated": True}]
+    # Clients write null for what is not there, VS Code for a variable that is to be unset.
+    server = sections["Server"]["properties"]
+    server["env"]["additionalProperties"]["anyOf"].append({"type": "null"})
+    for name in ("args", "env", "headers"):
+        server[name]["type"] = [server[name]["type"], "null"]
     # Either name of the servers will do, so neither can be required alone.
     document.pop("required", None)
     document["anyOf"] = [{"required": [name]} for name in ("servers", "mcpServers", "mcp_servers")]
