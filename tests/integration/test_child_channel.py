@@ -452,24 +452,44 @@ async def test_missing_interpreter_is_told_from_a_missing_command(tmp_path: Path
         await channel.open()
 
 
+def descriptors_beyond(fd: int) -> int:
+    """Open descriptors above `fd`. Opens none itself."""
+    found = 0
+    for candidate in range(fd + 1, fd + 40):
+        try:
+            os.fstat(candidate)
+        except OSError:
+            continue
+        found += 1
+    return found
+
+
 @both_loops
 async def test_no_descriptor_left_is_a_failed_start_and_leaks_none() -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     kinds: list[str] = []
-    for room in range(7):
+    filled = [os.open("/dev/null", os.O_RDONLY)]
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    while filled[-1] <= highest:
+        filled.append(os.open("/dev/null", os.O_RDONLY))  # no gap is left below the highest
+    for room in range(9):
         channel = ChildChannel(ChildSettings("true"), environment=lambda: dict(os.environ), clock=time.monotonic)
-        used = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
-        gaps = used - descriptors()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (used + max(0, room - gaps), hard))
+        before = descriptors()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (filled[-1] + 1 + room, hard))
         try:
             await channel.open()
         except StartError as error:
             kinds.append(error.kind)
+            assert descriptors_beyond(filled[-1]) == 0
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             await channel.close("test")
+        await until(lambda: descriptors() <= before)
+    for fd in filled:
+        os.close(fd)
+    assert len(kinds) >= 6
     assert set(kinds) == {"no_files"}
 
 
