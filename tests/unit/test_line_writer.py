@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -145,12 +147,21 @@ def test_what_cannot_be_redacted_is_dropped_not_written(pipe: tuple[int, int]) -
     assert writer.dropped == 1
 
 
-def test_a_non_blocking_descriptor_is_waited_for(pipe: tuple[int, int]) -> None:
+def test_a_non_blocking_descriptor_is_waited_for(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     reader, fd = pipe
+    waiting = threading.Event()
+    real = select.select
+
+    def seen(*arguments: Any) -> Any:
+        waiting.set()
+        return real(*arguments)
+
+    monkeypatch.setattr("mcp_sidecar.telemetry.lines.select.select", seen)
     filled = fill(fd)
     os.set_blocking(fd, False)
     writer = LineWriter(fd, batch=0.001)
     writer.write(b"patient\n")
+    assert waiting.wait(10)
     read_exactly(reader, filled)
     assert read_exactly(reader, 8) == b"patient\n"
     assert writer.close()
