@@ -28,7 +28,8 @@ from mcp_sidecar.upstream.http_connection import DEFAULT_BODY_LIMIT, HttpConnect
 from mcp_sidecar.upstream.http_probe import Found, find
 from mcp_sidecar.upstream.http_request import Headers, HeaderSource, RequestHeads, not_ready
 from mcp_sidecar.upstream.http_streams import CallStream, FirstEvent, RelayedStream
-from mcp_sidecar.upstream.pool import Lease, Pool, PoolSettings, Spawn
+from mcp_sidecar.upstream.lease import Lease
+from mcp_sidecar.upstream.pool import Pool, PoolSettings, Spawn
 
 _log = logging.getLogger(__name__)
 

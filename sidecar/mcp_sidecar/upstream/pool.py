@@ -14,105 +14,18 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Generic
 
 from mcp_sidecar.errors import CallError, Delivery, Reason, Rejected, UpstreamError
+from mcp_sidecar.upstream.lease import STATES, C, Lease, PoolSettings, Slot
+from mcp_sidecar.upstream.upkeep import Upkeep
 
 _log = logging.getLogger(__name__)
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
 
 
-class Poolable(Protocol):
-    """What a pool asks of a connection."""
-
-    on_lost: Callable[[], None] | None
-    """Set by the pool: called when it can be used no more although nobody uses it."""
-    reason: str
-    """Why it can be used no more, from a closed set."""
-
-    @property
-    def usable(self) -> bool:
-        """Whether it may be used again."""
-
-    async def close(self) -> None:
-        """End it, whatever is under way, in bounded time."""
-
-
-C = TypeVar("C", bound=Poolable)
-
-
-@dataclass(frozen=True)
-class PoolSettings:
-    """Sizes in connections, times in seconds. Defaults: design.md, "Upstreams"."""
-
-    max_size: int = 10
-    min_size: int = 2
-    """Opened together with the first; refilled under traffic only, so that a quiet sidecar holds nothing open."""
-    acquire_timeout: float = 30.0
-    idle_timeout: float = 4.0
-    """Below the usual keep-alive of servers (5 s): an idle connection must not be closed as a request goes out."""
-    lifetime: float = 1800.0
-    """Less up to 2.5 %, so that connections opened together do not end together."""
-    leak_after: float = 900.0
-    """A lease held longer, streams apart, is reported as leaked."""
-    max_streams: int = 1000
-    max_waiting: int = 1000
-
-
-STARTING: Final = "starting"
-READY: Final = "ready"
-BUSY: Final = "busy"
-DRAINING: Final = "draining"
-STREAM: Final = "stream"
-STATES: Final = (STARTING, READY, BUSY, DRAINING, STREAM)
-
-
-class _Slot(Generic[C]):
-    __slots__ = (
-        "claim",
-        "connection",
-        "ended",
-        "expires",
-        "generation",
-        "idle_since",
-        "leased",
-        "leased_at",
-        "reported",
-        "stream",
-        "task",
-    )
-
-    def __init__(self, generation: int, ended: asyncio.Future[str], claim: asyncio.Future[Lease[C]] | None) -> None:
-        self.connection: C | None = None
-        self.generation = generation
-        self.ended = ended
-        self.claim = claim
-        """The one who waits for just this connection: a stream."""
-        self.stream = claim is not None
-        self.leased = False
-        self.leased_at = 0.0
-        self.idle_since = 0.0
-        self.expires = 0.0
-        self.reported = False
-        self.task: asyncio.Task[None] | None = None
-
-
-class Lease(Generic[C]):
-    """The use of one connection by one attempt. Returned exactly once, by `Pool.release`."""
-
-    __slots__ = ("_pool", "_slot", "connection")
-
-    def __init__(self, pool: Pool[C], slot: _Slot[C], connection: C) -> None:
-        self._pool = pool
-        self._slot: _Slot[C] | None = slot
-        self.connection = connection
-
-    def __del__(self) -> None:
-        # a lease that nobody holds any more can never be returned: take the place back
-        if self._slot is not None:
-            self._pool._abandoned(self._slot)
+__all__ = ["Pool", "PoolSettings", "Spawn"]
 
 
 class Pool(Generic[C]):
@@ -130,13 +43,13 @@ class Pool(Generic[C]):
     ) -> None:
         """`open` makes a connection within bounded time or raises CallError."""
         self._open = open
-        self._settings = settings or PoolSettings()
-        self._name = name
-        self._clock = clock
+        self.settings = settings or PoolSettings()
+        self.name = name
+        self.clock = clock
         self._rng = rng
         self._spawn = spawn or _spawn
-        self._slots: set[_Slot[C]] = set()
-        self._idle: list[_Slot[C]] = []
+        self.slots: set[Slot[C]] = set()
+        self.idle: list[Slot[C]] = []
         self._waiting: deque[asyncio.Future[Lease[C]]] = deque()
         self._starting = 0
         self._counted = 0
@@ -145,7 +58,7 @@ class Pool(Generic[C]):
         self._leased = 0
         self._closing = False
         self._quiet: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._upkeep: Upkeep[C] = Upkeep(self)
         self.generation = 0
         self.opened = 0
         self.open_failures = 0
@@ -158,22 +71,22 @@ class Pool(Generic[C]):
 
     def try_acquire(self) -> Lease[C] | None:
         """An idle connection, the one used last, at once; None where there is none."""
-        idle = self._idle
+        idle = self.idle
         while idle:
             slot = idle.pop()
             connection = slot.connection
-            now = self._clock()
+            now = self.clock()
             if connection is None or not connection.usable:
-                self._end(slot, connection.reason if connection is not None else "lost")
+                self.end(slot, connection.reason if connection is not None else "lost")
             elif now >= slot.expires:
-                self._end(slot, "lifetime")
-            elif now - slot.idle_since > self._settings.idle_timeout:
-                self._end(slot, "idle")
+                self.end(slot, "lifetime")
+            elif now - slot.idle_since > self.settings.idle_timeout:
+                self.end(slot, "idle")
             else:
                 slot.leased = True
                 slot.leased_at = now
                 self._leased += 1
-                return Lease(self, slot, connection)
+                return Lease(slot, connection, self._abandoned)
         return None
 
     async def acquire(self) -> Lease[C]:
@@ -186,11 +99,11 @@ class Pool(Generic[C]):
         if lease is not None:
             return lease
         self._check_open()
-        if len(self._waiting) >= self._settings.max_waiting:
+        if len(self._waiting) >= self.settings.max_waiting:
             raise Rejected(Reason.QUEUE_FULL, "too many calls wait for a connection")
         waiter: asyncio.Future[Lease[C]] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
-        self._grow()
+        self._grow(self.settings.min_size)
         return await self._wait(waiter)
 
     async def acquire_stream(self) -> Lease[C]:
@@ -201,8 +114,8 @@ class Pool(Generic[C]):
         if lease is not None:
             self.release(lease)
         self._check_open()
-        if self._streams >= self._settings.max_streams:
-            raise Rejected(Reason.TOO_MANY_STREAMS, f"{self._settings.max_streams} streams are open already")
+        if self._streams >= self.settings.max_streams:
+            raise Rejected(Reason.TOO_MANY_STREAMS, f"{self.settings.max_streams} streams are open already")
         waiter: asyncio.Future[Lease[C]] = asyncio.get_running_loop().create_future()
         self._streams += 1
         self._start(waiter)
@@ -210,12 +123,12 @@ class Pool(Generic[C]):
 
     def as_stream(self, lease: Lease[C]) -> bool:
         """Give a lease's place in `max_size` back, since its answer has no end. False where there are too many."""
-        slot = lease._slot
+        slot = lease.slot
         if slot is None:
             raise RuntimeError("the lease was returned already")
         if slot.stream:
             return True
-        if self._streams >= self._settings.max_streams:
+        if self._streams >= self.settings.max_streams:
             return False
         slot.stream = True
         self._streams += 1
@@ -225,24 +138,24 @@ class Pool(Generic[C]):
 
     def release(self, lease: Lease[C], end: str = "") -> None:
         """Return a lease. `end`: why the connection must not be used again, empty where it may."""
-        slot = lease._slot
+        slot = lease.slot
         if slot is None:
             raise RuntimeError("a lease was returned twice")
-        lease._slot = None
+        lease.slot = None
         self._returned(slot)
         connection = lease.connection
         if end or not connection.usable or slot.ended.done():
-            self._end(slot, connection.reason or end)
+            self.end(slot, connection.reason or end)
             return
-        now = self._clock()
+        now = self.clock()
         if self._closing:
-            self._end(slot, "shutdown")
+            self.end(slot, "shutdown")
         elif slot.generation != self.generation:
-            self._end(slot, "rotated")
+            self.end(slot, "rotated")
         elif now >= slot.expires:
-            self._end(slot, "lifetime")
-        elif (slot.stream and self._counted >= self._settings.max_size) or self._counted > self._settings.max_size:
-            self._end(slot, "surplus")
+            self.end(slot, "lifetime")
+        elif (slot.stream and self._counted >= self.settings.max_size) or self._counted > self.settings.max_size:
+            self.end(slot, "surplus")
         else:
             if slot.stream:
                 slot.stream = False
@@ -255,15 +168,17 @@ class Pool(Generic[C]):
     def rotate(self) -> None:
         """Use new connections from now on: idle ones end, leased ones when they are returned."""
         self.generation += 1
-        while self._idle:
-            self._end(self._idle.pop(), "rotated")
+        while self.idle:
+            self.end(self.idle.pop(), "rotated")
 
     def reconfigure(self, settings: PoolSettings) -> None:
         """Change sizes and times. What is open beyond a smaller size ends when it is returned."""
-        self._settings = settings
-        while self._idle and self._counted > settings.max_size + self._ending():
-            self._end(self._idle.pop(0), "surplus")
+        self.settings = settings
+        while self.idle and self._counted > settings.max_size + self._ending():
+            self.end(self.idle.pop(0), "surplus")
         self._grow()
+        if self.slots:
+            self._upkeep.look()
 
     async def drain(self, timeout: float) -> bool:
         """Refuse new leases and wait until all are returned. False when they were not within `timeout` seconds."""
@@ -282,24 +197,22 @@ class Pool(Generic[C]):
     async def close(self) -> None:
         """End every connection, leased or not, and wait until they are closed."""
         self._stop()
-        for slot in list(self._slots):
+        for slot in list(self.slots):
             if slot.connection is None and slot.task is not None:
                 slot.task.cancel()
             else:
-                self._end(slot, "shutdown")
-        tasks = [slot.task for slot in self._slots if slot.task is not None]
+                self.end(slot, "shutdown")
+        tasks = [slot.task for slot in self.slots if slot.task is not None]
         if tasks:
             await asyncio.gather(*tasks, return_exceptions=True)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._upkeep.stop()
 
     # what is seen from outside
 
     @property
     def size(self) -> int:
         """Connections that exist or are being opened, streams too."""
-        return len(self._slots)
+        return len(self.slots)
 
     @property
     def waiting(self) -> int:
@@ -314,22 +227,9 @@ class Pool(Generic[C]):
     def counts(self) -> dict[str, int]:
         """Connections by state."""
         counts = dict.fromkeys(STATES, 0)
-        for slot in self._slots:
-            counts[self._state(slot)] += 1
+        for slot in self.slots:
+            counts[slot.state(self.generation, self._closing)] += 1
         return counts
-
-    def _state(self, slot: _Slot[C]) -> str:
-        if (
-            slot.ended.done()
-            or (slot.connection is not None and slot.generation != self.generation)
-            or (self._closing and slot.connection is not None)
-        ):
-            return DRAINING
-        if slot.connection is None:
-            return STARTING
-        if slot.stream:
-            return STREAM
-        return BUSY if slot.leased else READY
 
     # inner parts
 
@@ -339,16 +239,16 @@ class Pool(Generic[C]):
 
     def _stop(self) -> None:
         self._closing = True
-        while self._idle:
-            self._end(self._idle.pop(), "shutdown")
-        claims = [slot.claim for slot in self._slots if slot.claim is not None]
+        while self.idle:
+            self.end(self.idle.pop(), "shutdown")
+        claims = [slot.claim for slot in self.slots if slot.claim is not None]
         for waiter in (*self._waiting, *claims):
             if not waiter.done():
                 waiter.set_exception(_shutting_down())
         self._waiting.clear()
 
     async def _wait(self, waiter: asyncio.Future[Lease[C]]) -> Lease[C]:
-        timer = asyncio.get_running_loop().call_later(self._settings.acquire_timeout, self._give_up, waiter)
+        timer = asyncio.get_running_loop().call_later(self.settings.acquire_timeout, self._give_up, waiter)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -364,7 +264,7 @@ class Pool(Generic[C]):
         if waiter.done():
             return
         self.acquire_timeouts += 1
-        message = f"no connection was free within {self._settings.acquire_timeout:g} s"
+        message = f"no connection was free within {self.settings.acquire_timeout:g} s"
         waiter.set_exception(UpstreamError(Reason.ACQUIRE_TIMEOUT, message, delivery=Delivery.NOT_SENT, counted=False))
         self._forget(waiter)
 
@@ -374,25 +274,26 @@ class Pool(Generic[C]):
         except ValueError:
             pass  # a stream's, or handed over already
 
-    def _grow(self) -> None:
-        """Open what the waiters need and `max_size` allows; with it, up to `min_size`."""
+    def _grow(self, refill: int = 0) -> None:
+        """Open what the waiters need and `max_size` allows, and up to `refill` connections in all.
+
+        A refill belongs to an acquire alone: after a failed opening it would try again for ever.
+        """
         if self._closing or not self._waiting:
             return
-        settings = self._settings
-        while self._counted < settings.max_size and (
-            self._starting < len(self._waiting) or self._counted < settings.min_size
-        ):
+        most = self.settings.max_size
+        while self._counted < most and (self._starting < len(self._waiting) or self._counted < refill):
             self._start(None)
 
     def _start(self, claim: asyncio.Future[Lease[C]] | None) -> None:
-        slot: _Slot[C] = _Slot(self.generation, asyncio.get_running_loop().create_future(), claim)
-        self._slots.add(slot)
+        slot: Slot[C] = Slot(self.generation, asyncio.get_running_loop().create_future(), claim)
+        self.slots.add(slot)
         if claim is None:
             self._starting += 1
             self._counted += 1
-        slot.task = self._spawn(self._own(slot), f"{self._name} connection")
+        slot.task = self._spawn(self._own(slot), f"{self.name} connection")
 
-    async def _own(self, slot: _Slot[C]) -> None:
+    async def _own(self, slot: Slot[C]) -> None:
         """The life of one connection."""
         claim = slot.claim
         try:
@@ -402,7 +303,7 @@ class Pool(Generic[C]):
                 self._not_opened(slot, error)
                 return
             except Exception:  # noqa: BLE001 - logged; the waiter must learn of it
-                _log.exception("opening a connection of %s failed", self._name)
+                _log.exception("opening a connection of %s failed", self.name)
                 message = "a connection could not be opened"
                 self._not_opened(slot, UpstreamError(Reason.INTERNAL, message, delivery=Delivery.NOT_SENT))
                 return
@@ -421,7 +322,7 @@ class Pool(Generic[C]):
         finally:
             self._gone(slot)
 
-    def _not_opened(self, slot: _Slot[C], error: CallError) -> None:
+    def _not_opened(self, slot: Slot[C], error: CallError) -> None:
         self.open_failures += 1
         if slot.claim is not None:
             if not slot.claim.done():
@@ -434,32 +335,32 @@ class Pool(Generic[C]):
                 waiter.set_exception(error)
                 return
 
-    def _opened(self, slot: _Slot[C], connection: C) -> None:
-        now = self._clock()
-        slot.expires = now + self._settings.lifetime * (1 - 0.025 * self._rng())
+    def _opened(self, slot: Slot[C], connection: C) -> None:
+        now = self.clock()
+        slot.expires = now + self.settings.lifetime * (1 - 0.025 * self._rng())
         claim, slot.claim = slot.claim, None
         if self._closing:
-            self._end(slot, "shutdown")
+            self.end(slot, "shutdown")
         elif not connection.usable:
-            self._end(slot, connection.reason or "lost")
+            self.end(slot, connection.reason or "lost")
         elif claim is not None and not claim.done():
             claim.set_result(self._lease(slot, connection, now))
         elif slot.generation != self.generation:
-            self._end(slot, "rotated")
+            self.end(slot, "rotated")
         elif claim is not None:
-            self._end(slot, "surplus")  # its stream was given up meanwhile
+            self.end(slot, "surplus")  # its stream was given up meanwhile
         else:
             self._offer(slot, connection, now)
-        self._tend()
+        self._upkeep.look()
 
-    def _lease(self, slot: _Slot[C], connection: C, now: float) -> Lease[C]:
+    def _lease(self, slot: Slot[C], connection: C, now: float) -> Lease[C]:
         slot.leased = True
         slot.leased_at = now
         slot.reported = False
         self._leased += 1
-        return Lease(self, slot, connection)
+        return Lease(slot, connection, self._abandoned)
 
-    def _offer(self, slot: _Slot[C], connection: C, now: float) -> None:
+    def _offer(self, slot: Slot[C], connection: C, now: float) -> None:
         """To the first who waits, else to nobody yet."""
         while self._waiting:
             waiter = self._waiting.popleft()
@@ -467,40 +368,40 @@ class Pool(Generic[C]):
                 waiter.set_result(self._lease(slot, connection, now))
                 return
         slot.idle_since = now
-        self._idle.append(slot)
-        if self._timer is None:
-            self._tend()
+        self.idle.append(slot)
+        if not self._upkeep.armed:
+            self._upkeep.look()
 
-    def _returned(self, slot: _Slot[C]) -> None:
+    def _returned(self, slot: Slot[C]) -> None:
         slot.leased = False
         slot.reported = False
         self._leased -= 1
         if self._leased == 0 and self._quiet is not None and not self._quiet.done():
             self._quiet.set_result(None)
 
-    def _abandoned(self, slot: _Slot[C]) -> None:
+    def _abandoned(self, slot: Slot[C]) -> None:
         """A lease was dropped without being returned: a bug of its holder, whose loop may even be closed."""
         self.leaks += 1
-        _log.error("a lease of %s was dropped without being returned", self._name)
+        _log.error("a lease of %s was dropped without being returned", self.name)
         self._returned(slot)
         if not slot.ended.get_loop().is_closed():
-            self._end(slot, "leaked")
+            self.end(slot, "leaked")
 
-    def _lost(self, slot: _Slot[C]) -> None:
+    def _lost(self, slot: Slot[C]) -> None:
         if not slot.leased and slot.connection is not None and not slot.ended.done():
             try:
-                self._idle.remove(slot)
+                self.idle.remove(slot)
             except ValueError:
                 pass
-            self._end(slot, slot.connection.reason or "lost")
+            self.end(slot, slot.connection.reason or "lost")
 
-    def _end(self, slot: _Slot[C], reason: str) -> None:
+    def end(self, slot: Slot[C], reason: str) -> None:
         """Let the owner close it. Its place is free when it is closed."""
         if not slot.ended.done():
             slot.ended.set_result(reason)
 
-    def _gone(self, slot: _Slot[C]) -> None:
-        self._slots.discard(slot)
+    def _gone(self, slot: Slot[C]) -> None:
+        self.slots.discard(slot)
         if slot.stream:
             self._streams -= 1
         else:
@@ -508,44 +409,11 @@ class Pool(Generic[C]):
         if slot.claim is not None and not slot.claim.done():
             slot.claim.set_exception(_shutting_down())
         self._grow()
-        if not self._slots and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if not self.slots:
+            self._upkeep.stop()
 
     def _ending(self) -> int:
-        return sum(slot.ended.done() for slot in self._slots if not slot.stream)
-
-    # time
-
-    def _tend(self) -> None:
-        """Close what has been idle or lived too long, report leaks, and come again while anything is open."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        settings = self._settings
-        now = self._clock()
-        due = now + settings.idle_timeout
-        kept: list[_Slot[C]] = []
-        for slot in self._idle:
-            ends = min(slot.idle_since + settings.idle_timeout, slot.expires)
-            if ends <= now:
-                self._end(slot, "lifetime" if slot.expires <= now else "idle")
-            else:
-                kept.append(slot)
-                due = min(due, ends)
-        self._idle[:] = kept
-        for slot in self._slots:
-            if slot.leased and not slot.stream and not slot.reported:
-                leaks = slot.leased_at + settings.leak_after
-                if leaks <= now:
-                    slot.reported = True
-                    self.leaks += 1
-                    _log.error("a connection of %s is in use for more than %g s", self._name, settings.leak_after)
-                else:
-                    due = min(due, leaks)
-        if any(not slot.ended.done() for slot in self._slots):
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(max(due - now, 0.001), self._tend)
+        return sum(slot.ended.done() for slot in self.slots if not slot.stream)
 
 
 def _shutting_down() -> Rejected:
