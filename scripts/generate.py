@@ -28,16 +28,8 @@ def config_reference() -> str:
     return reference()
 
 
-def config_reference() -> str:
-    """Every setting, for people."""
-    from mcp_sidecar.config.reference import reference
-
-    return reference()
-
-
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/config.schema.json": config_schema,
-    "docs/configuration.md": config_reference,
     "docs/configuration.md": config_reference,
 }
 
