@@ -204,7 +204,7 @@ class Cache:
     def _store(self, call: Call, key: Key, reply: Reply) -> None:
         result = reply.result
         assert result is not None
-        if reply.detached or reply.status != 200:
+        if reply.detached or reply.status != 200 or result[:1] != b"{":
             return
         head = result_head(result)
         if head.result_type != "complete" or head.is_error:
