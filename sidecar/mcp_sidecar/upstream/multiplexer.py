@@ -52,6 +52,8 @@ class Multiplexer:
         self.suspect_after = suspect_after
         self.noise_limit = noise_limit
         self.on_suspect: Callable[[], None] | None = None
+        self.on_end: Callable[[], None] | None = None
+        """Called once, when the channel is gone and every request has been failed."""
         self.on_idle: Callable[[], None] | None = None
         """Called whenever the last call in flight has ended."""
         self._loop = asyncio.get_running_loop()
@@ -164,6 +166,11 @@ class Multiplexer:
     def closed(self) -> bool:
         """Whether the channel is gone."""
         return self._error is not None
+
+    @property
+    def error(self) -> UpstreamError | None:
+        """What ended the channel, None while it lives."""
+        return self._error
 
     def absolve(self) -> None:
         """The channel has proved to be alive by other means."""
@@ -380,6 +387,8 @@ class Multiplexer:
             pending.lost(error)
         self._abandoned.clear()
         self.peer.on_closed(error)
+        if self.on_end is not None:
+            self.on_end()
 
 
 def _one_line(raw: bytes) -> bytes:

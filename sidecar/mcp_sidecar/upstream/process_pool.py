@@ -1,0 +1,308 @@
+"""The processes of one stdio server: which one takes a call, and who waits while there is none.
+
+`Shared` isolation is a pool of one (or of N for a server declared replicable), `PerSession` a lazy pool of one for each
+session, closed when idle. A changed secret or config replaces the processes one after the other, each only when its
+successor is ready, so that a bad new value takes nothing down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from mcp_sidecar.errors import CallError, Delivery, Reason, Rejected, UpstreamError
+from mcp_sidecar.pipeline.call import Call, Reply
+from mcp_sidecar.upstream.channel import Channel, Peer
+from mcp_sidecar.upstream.multiplexer import Multiplexer
+from mcp_sidecar.upstream.pending import with_delivery
+from mcp_sidecar.upstream.slot import Slot, SlotCounters, SlotSettings, SlotState
+from mcp_sidecar.upstream.start_limiter import RestartBackoff, RestartSettings, StartLimiter
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessPoolSettings:
+    """How many processes and how they are kept."""
+
+    size: int = 1
+    acquire_timeout: float = 30.0
+    """Seconds that a call waits for a process that is starting."""
+    slot: SlotSettings = field(default_factory=SlotSettings)
+    restart: RestartSettings = field(default_factory=RestartSettings)
+
+
+class ProcessPool:
+    """See the module. `make_channel` and `make_peer` are called for each new process; `on_started` does the handshake
+    (it may raise CallError: a failed start, or StartAgain); `probe` asks a suspect process for a sign of life;
+    `on_change` is told that a slot changed its state.
+    """
+
+    def __init__(
+        self,
+        make_channel: Callable[[], Channel],
+        *,
+        settings: ProcessPoolSettings,
+        make_peer: Callable[[], Peer],
+        on_started: Callable[[Multiplexer], Awaitable[None]],
+        ids: Callable[[], int],
+        limiter: StartLimiter,
+        clock: Callable[[], float],
+        rng: Callable[[], float],
+        spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
+        probe: Callable[[Multiplexer], Awaitable[object]] | None = None,
+        report: Callable[[str, bytes], None] | None = None,
+        on_change: Callable[[], None] | None = None,
+        name: str = "server",
+    ) -> None:
+        self.settings = settings
+        self.name = name
+        self.generation = 0
+        self.counters = SlotCounters()
+        self.slots: list[Slot] = []
+        self.closing = False
+        self.waiting = 0
+        """Calls that wait for a process."""
+        self.on_change = on_change
+        self._make_channel = make_channel
+        self._make_peer = make_peer
+        self._on_started = on_started
+        self._ids = ids
+        self._limiter = limiter
+        self._clock = clock
+        self._rng = rng
+        self._spawn = spawn
+        self._probe = probe
+        self._report = report
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._roller: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+
+    # --- calls
+
+    def ready(self) -> Slot | None:
+        """The ready slot with the fewest calls in flight; one that is suspect takes none before it proves itself."""
+        best: Slot | None = None
+        fewest = sys.maxsize
+        for slot in self.slots:
+            mux = slot.mux
+            if slot.state is not SlotState.READY or mux is None or mux.suspect or mux.closed:
+                continue
+            if mux.in_flight < fewest:
+                best, fewest = slot, mux.in_flight
+        return best
+
+    async def acquire(self, call: Call | None = None) -> Multiplexer:
+        """The multiplexer of a ready process; use it without awaiting anything else before.
+
+        Waits while one starts, at most `acquire_timeout` or until the call's deadline. Raises UpstreamError with
+        Delivery.NOT_SENT: START_FAILED (counted where this call waited for the start that failed), SERVER_NOT_READY
+        while the slot may not start for longer than the call can wait, ACQUIRE_TIMEOUT; Rejected(SHUTTING_DOWN).
+        """
+        slot = self.ready()
+        if slot is None:
+            slot = await self._wait(call)
+        assert slot.mux is not None
+        return slot.mux
+
+    async def request(
+        self,
+        method: str,
+        params: bytes | None,
+        *,
+        on_event: Callable[[bytes], None] | None = None,
+        call: Call | None = None,
+    ) -> Reply:
+        """`Multiplexer.request` on a process of the pool."""
+        return await (await self.acquire(call)).request(method, params, on_event=on_event, call=call)
+
+    async def _wait(self, call: Call | None) -> Slot:
+        now = self._clock()
+        patience = self.settings.acquire_timeout
+        if call is not None:
+            patience = min(patience, call.expires(now) - now)
+        loop = asyncio.get_running_loop()
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(max(0.0, patience)):
+                while True:
+                    slot = self.ready()
+                    if slot is not None:
+                        return slot
+                    self._refuse_if_hopeless(patience)
+                    for asleep in self.slots:
+                        asleep.want()
+                    waiter = loop.create_future()
+                    self._waiters.append(waiter)
+                    try:
+                        await waiter
+                    finally:
+                        if waiter in self._waiters:
+                            self._waiters.remove(waiter)
+        except TimeoutError:
+            message = f"no process of the server became ready within {patience:.3g} s"
+            raise UpstreamError(Reason.ACQUIRE_TIMEOUT, message, delivery=Delivery.NOT_SENT, counted=False) from None
+        finally:
+            self.waiting -= 1
+
+    def _refuse_if_hopeless(self, patience: float) -> None:
+        if self.closing:
+            raise Rejected(Reason.SHUTTING_DOWN, "the server is being stopped")
+        if not self.slots:
+            raise UpstreamError(
+                Reason.SERVER_NOT_READY, "the server is not started", delivery=Delivery.NOT_SENT, counted=False
+            )
+        staying = [slot for slot in self.slots if not slot.retiring]
+        if not staying or any(slot.state is not SlotState.BACKOFF for slot in staying):
+            return
+        first = min(staying, key=lambda slot: slot.backoff.remaining())
+        remaining = first.backoff.remaining()
+        if first.start_failed and first.error is not None:
+            raise UpstreamError(
+                Reason.START_FAILED,
+                first.error.message,
+                delivery=Delivery.NOT_SENT,
+                retry_after=remaining,
+                counted=False,
+            )
+        if remaining > patience:
+            raise UpstreamError(
+                Reason.SERVER_NOT_READY,
+                f"the server ended {first.backoff.failures} times in a row and is started again later",
+                delivery=Delivery.NOT_SENT,
+                retry_after=remaining,
+                counted=False,
+            )
+
+    def _slot_changed(self, slot: Slot) -> None:
+        if slot.state is SlotState.READY:
+            self._wake(None)
+        elif slot.state is SlotState.CLOSING and slot.start_failed:
+            if not any(other.state is SlotState.STARTING for other in self.slots):
+                self._wake(slot.error)  # who waited for a start waited for this one
+        elif slot.state in (SlotState.CLOSED, SlotState.BACKOFF):
+            if slot.state is SlotState.CLOSED:
+                self.slots.remove(slot)
+            self._wake(None)
+        self._changed.set()
+        if self.on_change is not None:
+            self.on_change()
+
+    def _wake(self, error: CallError | None) -> None:
+        waiters, self._waiters = self._waiters, deque()
+        for waiter in waiters:
+            if waiter.done():
+                continue
+            if isinstance(error, UpstreamError):
+                waiter.set_exception(with_delivery(error, Delivery.NOT_SENT))
+            else:
+                waiter.set_result(None)
+
+    # --- life
+
+    def start(self) -> None:
+        """Begin to keep `size` processes. Returns at once."""
+        while len(self.slots) < self.settings.size:
+            self._add()
+
+    def _add(self) -> Slot:
+        slot = Slot(
+            make=self._make,
+            settings=self.settings.slot,
+            generation=self.generation,
+            limiter=self._limiter,
+            backoff=RestartBackoff(self.settings.restart, clock=self._clock, rng=self._rng),
+            clock=self._clock,
+            counters=self.counters,
+            on_change=self._slot_changed,
+            on_started=self._on_started,
+            probe=self._probe,
+        )
+        self.slots.append(slot)
+        self._own(slot.own(), f"{self.name}-slot")
+        return slot
+
+    def _make(self) -> Multiplexer:
+        return Multiplexer(
+            self._make_channel(), ids=self._ids, clock=self._clock, peer=self._make_peer(), report=self._report
+        )
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = self._spawn(work, name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def replace(self, reason: str, settings: ProcessPoolSettings | None = None) -> None:
+        """A secret or the config changed: move to new processes, one more than usual at a time. Returns at once."""
+        if self.closing:
+            return
+        if settings is not None:
+            self.settings = settings
+        self.generation += 1
+        if self._roller is None or self._roller.done():
+            self._roller = self._own(self._roll(reason), f"{self.name}-roll")
+
+    async def _roll(self, reason: str) -> None:
+        while not self.closing:
+            old = [slot for slot in self.slots if slot.generation != self.generation and not slot.retiring]
+            new = [slot for slot in self.slots if slot.generation == self.generation]
+            surplus = len(old) + len(new) - self.settings.size
+            for slot in old:
+                if slot.state is not SlotState.READY or (surplus > 0 and any(n.state is SlotState.READY for n in new)):
+                    # It serves nobody, or its successor does.
+                    slot.retire(reason)
+                    break
+            else:
+                if len(new) < self.settings.size and surplus < 1:
+                    self._add()
+                elif not old:
+                    for extra in new[self.settings.size :]:
+                        extra.retire(reason)
+                    return
+                self._changed.clear()
+                await self._changed.wait()
+
+    @property
+    def in_flight(self) -> int:
+        """Calls on all processes."""
+        return sum(slot.in_flight for slot in self.slots)
+
+    async def drain(self, timeout: float) -> None:
+        """Take no new calls and wait until those in flight are done, at most `timeout` seconds."""
+        self._retire_all(timeout)
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=timeout)
+
+    async def close(self) -> None:
+        """End every process; returns when none is left. Cancelled, it ends them by force."""
+        self._retire_all(0.0)
+        try:
+            if self._tasks:
+                await asyncio.wait(set(self._tasks))
+        except asyncio.CancelledError:
+            for task in self._tasks:
+                task.cancel()
+            raise
+
+    def _retire_all(self, patience: float) -> None:
+        self.closing = True
+        if self._roller is not None:
+            self._roller.cancel()
+        for slot in list(self.slots):
+            slot.retire("shutdown", patience)
+        self._wake(None)
+
+    def status(self) -> dict[str, object]:
+        """For /status."""
+        return {
+            "generation": self.generation,
+            "waiting": self.waiting,
+            "slots": [slot.status() for slot in self.slots],
+            "starts": self.counters.starts,
+            "startFailures": dict(self.counters.start_failures),
+            "exits": dict(self.counters.exits),
+        }
