@@ -6,7 +6,6 @@ counts is the config's decision (`retry.trustAnnotations`; MCP 2026-07-28 `serve
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -36,10 +35,11 @@ _decode = msgspec.json.Decoder(_ToolList).decode
 
 @dataclass(frozen=True)
 class KindSettings:
-    """tools: pattern → kind, first match wins; trust: patterns of tools whose own hints count."""
+    """tools: name → kind, wins over all hints; trust_*: whether the server's own hint of that name counts."""
 
     tools: Mapping[str, CallKind] = field(default_factory=dict)
-    trust: tuple[str, ...] = ()
+    trust_read_only: bool = False
+    trust_idempotent: bool = False
 
 
 class Catalogue:
@@ -50,6 +50,8 @@ class Catalogue:
         self._annotations: dict[str, _Annotations | None] = {}
         self._kinds: dict[str, CallKind] = {}
         self._seen = b""
+        self.next_cursor: str | None = None
+        """Where the next page begins, None where the newest was the last."""
         self.complete = False
         """Whether the whole list was seen, not only a first page."""
 
@@ -82,6 +84,7 @@ class Catalogue:
             self._seen = result if page.next_cursor is None else b""
         self._annotations.update((tool.name, tool.annotations) for tool in page.tools)
         self._kinds.clear()
+        self.next_cursor = page.next_cursor
         self.complete = page.next_cursor is None
         return not self.complete
 
@@ -99,13 +102,13 @@ class Catalogue:
         return kind
 
     def _tool_kind(self, name: str) -> CallKind:
-        for pattern, kind in self._settings.tools.items():
-            if fnmatch.fnmatchcase(name, pattern):
-                return kind
+        configured = self._settings.tools.get(name)
+        if configured is not None:
+            return configured
         annotations = self._annotations.get(name)
-        if annotations is not None and any(fnmatch.fnmatchcase(name, pattern) for pattern in self._settings.trust):
-            if annotations.read_only:
+        if annotations is not None:
+            if annotations.read_only and self._settings.trust_read_only:
                 return CallKind.SAFE
-            if annotations.idempotent:
+            if annotations.idempotent and self._settings.trust_idempotent:
                 return CallKind.IDEMPOTENT
         return CallKind.UNSAFE

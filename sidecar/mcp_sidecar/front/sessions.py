@@ -56,6 +56,7 @@ class Session:
         "in_flight",
         "instance",
         "last_used",
+        "log_id",
         "server",
         "state",
         "token",
@@ -77,17 +78,14 @@ class Session:
         self.address = sealed.address
         """The pod that holds it, empty where any replica may serve it."""
         self.token = token
+        self.log_id = token_hash(token)[:12]
+        """A short hash for logs: the token itself is a credential."""
         self.expires = expires
         """Seconds since the epoch, since it must hold across restarts."""
         self.last_used = 0.0
         self.in_flight: dict[bytes, Callable[[], None]] = {}
         """The caller's raw id → how to cancel that call."""
         self.state: object | None = None
-
-    @property
-    def label(self) -> str:
-        """A short hash for logs: the token itself is a credential."""
-        return token_hash(self.token)[:12]
 
 
 def token_hash(token: str) -> str:
@@ -126,6 +124,10 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def reconfigure(self, settings: SessionSettings) -> None:
+        """Use new bounds: lifetimes of sessions in memory stay as they were."""
+        self._settings = settings
 
     def known(self) -> list[Session]:
         """The sessions in memory, least recently used first."""

@@ -18,21 +18,26 @@ class LegacySession(Protocol):
     capabilities: bytes
     client_info: bytes
     instance: str
-    state: object | None
-
-    @property
-    def identity(self) -> bytes:
-        """Hash of who opened it."""
-
-    @property
-    def label(self) -> str:
-        """Short hash for logs."""
+    identity: bytes
+    state: Any
+    log_id: str
+    """Short hash for logs."""
 
 
 class Opening:
     """A legacy session that is being opened: the upstream fills in what the token must seal."""
 
-    __slots__ = ("address", "capabilities", "client_info", "identity", "instance", "state", "upstream_session", "version")
+    __slots__ = (
+        "address",
+        "capabilities",
+        "client_info",
+        "identity",
+        "instance",
+        "log_id",
+        "state",
+        "upstream_session",
+        "version",
+    )
 
     def __init__(self, *, version: str, capabilities: bytes, client_info: bytes, identity: bytes) -> None:
         self.version = version
@@ -42,12 +47,8 @@ class Opening:
         self.upstream_session: str | None = None
         self.instance = ""
         self.address = ""
-        self.state: object | None = None
-
-    @property
-    def label(self) -> str:
-        """No token yet."""
-        return ""
+        self.state: Any = None
+        self.log_id = ""
 
 
 class Upstream(Protocol):

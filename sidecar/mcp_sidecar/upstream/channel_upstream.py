@@ -14,7 +14,7 @@ from typing import Any
 
 from mcp_sidecar.errors import CallError, Reason, Rejected, SessionLost
 from mcp_sidecar.pipeline.call import Call, Era, Reply, Sink, Source
-from mcp_sidecar.pipeline.upstream import LegacySession
+from mcp_sidecar.pipeline.upstream import LegacySession, Opening
 from mcp_sidecar.protocol import envelope
 from mcp_sidecar.protocol.revisions import INITIALIZE
 from mcp_sidecar.upstream import profile as profiles
@@ -197,6 +197,18 @@ class ChannelUpstream:
     async def list_tools(self, cursor: str | None) -> bytes | None:
         """A page of `tools/list` for the sidecar itself, None where it cannot be had."""
         return await self.shared.list_tools(cursor) if self.shared is not None else None
+
+    def legacy_scope(self, call: Call) -> bytes | None:
+        """Lists of shared processes are the same for all; a session's own process may show other ones."""
+        if call.session is None or isinstance(call.session, Opening):
+            return None
+        return call.session.log_id.encode() if isinstance(call.session.state, OwnProcess) else b"shared"
+
+    def announces(self, call: Call, method: str) -> bool:
+        """Whether the server promised to say when the list of a method changes, and can reach this sidecar."""
+        state = call.session.state if call.session is not None else None
+        profile = state.profile if isinstance(state, OwnProcess) else self.profile
+        return profile is not None and profile.announces(method.partition("/")[0])
 
     # --- life
 
