@@ -37,15 +37,17 @@ class Redactor:
     """Replaces known secrets by `***`. Costs nothing while none is known."""
 
     def __init__(self) -> None:
-        self._by_owner: dict[str, frozenset[str]] = {}
+        self._by_owner: dict[str, tuple[frozenset[str], frozenset[str]]] = {}  # the newest values, and those before
         self._texts: tuple[str, ...] = ()
         self._bytes: tuple[bytes, ...] = ()
 
     def know(self, owner: str, values: Iterable[str]) -> None:
-        """Replace what is known of `owner` (a server's name). Older values are forgotten: keep them in `values`
-        while connections or processes still use them."""
-        self._by_owner[owner] = frozenset(values)
-        self._rebuild()
+        """Take the newest values of `owner` (a server's name). Those before stay known, since connections and processes
+        that have them are still draining; what was before those is forgotten."""
+        newest, fresh = self._by_owner.get(owner, (frozenset(), frozenset()))[0], frozenset(values)
+        if fresh != newest:
+            self._by_owner[owner] = (fresh, newest)
+            self._rebuild()
 
     def forget(self, owner: str) -> None:
         """Forget the values of `owner`."""
@@ -69,7 +71,9 @@ class Redactor:
         return text
 
     def _rebuild(self) -> None:
-        forms = {form for values in self._by_owner.values() for value in values for form in _forms(value)}
+        forms = {
+            form for sets in self._by_owner.values() for values in sets for value in values for form in _forms(value)
+        }
         # Longest first: a value that holds another must go as a whole.
         self._texts = tuple(sorted(forms, key=lambda form: (-len(form), form)))
         self._bytes = tuple(form.encode() for form in self._texts)

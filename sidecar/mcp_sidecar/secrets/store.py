@@ -7,6 +7,7 @@ A config that is reloaded gets a new store.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -48,16 +49,21 @@ class SecretStore:
         }
         self._clock = clock
         self._read_at: dict[str, float] = {}
-        self._older: dict[str, frozenset[str]] = {}
         files = Files()
         for name in self.servers:
             self._refresh(name, files)
 
-    def watch(self, watcher: Watcher, on_change: Callable[[str], None]) -> None:
-        """Read a server's values again when one of its files changes; then call `on_change` with its name."""
-        for name, secrets in self.servers.items():
-            if files := secrets.watched():
-                watcher.add(files, lambda name=name: self._changed(name, on_change))  # type: ignore[misc]
+    def watch(self, watcher: Watcher, on_change: Callable[[str], None]) -> Callable[[], None]:
+        """Read a server's values again when one of its files changes; then call `on_change` with its name.
+
+        Returns what ends it: a store that is replaced must not go on reading.
+        """
+        ends = [
+            watcher.add(files, functools.partial(self._changed, name, on_change))
+            for name, secrets in self.servers.items()
+            if (files := secrets.watched())
+        ]
+        return lambda: [end() for end in ends].clear()
 
     def age(self, name: str) -> float | None:
         """Seconds since the values of a server were last changed; None when there never were good ones."""
@@ -70,16 +76,13 @@ class SecretStore:
             on_change(name)
         failure = self.servers[name].failure
         if failure is not None:
-            raise SecretError(f"{name}: {failure}")  # counted by the watcher, which asks again
+            raise SecretError(f"{name}: {failure}")  # counted by the watcher
 
     def _refresh(self, name: str, files: Files) -> bool:
         secrets = self.servers[name]
-        before = secrets.current
         if not secrets.refresh(files):
             return False
         assert secrets.current is not None
-        # The value before stays known: connections and processes that have it are still draining.
-        self._older[name] = before.secrets if before is not None else frozenset()
-        self.redactor.know(name, secrets.current.secrets | self._older[name])
+        self.redactor.know(name, secrets.current.secrets)
         self._read_at[name] = self._clock()
         return True

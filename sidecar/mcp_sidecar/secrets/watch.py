@@ -2,7 +2,7 @@
 
 By polling. Watching a mounted file by its path sees nothing when the kubelet swaps the volume (notes/resilience.md
 F.2), and a poll of a few small files costs microseconds. Content is compared, not times: a swap to the same content is
-no change. What a change means is the callback's business; a callback that raises keeps what it had and is asked again.
+no change. What a change means is the callback's business; a callback that raises keeps what it had.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class Watcher:
     def add(self, files: Iterable[Path], on_change: Callable[[], Awaitable[None] | None]) -> Callable[[], None]:
         """Call `on_change` when one of `files` changes, once per look however many did. Returns what ends it.
 
-        `on_change` raises SecretError or ConfigError for a bad new content: it is counted, and called again at each
-        look until it succeeds.
+        `on_change` raises SecretError or ConfigError for a bad new content: that is counted, what it had stays in use,
+        and it is called again with the next change.
         """
         entry = _Entry(files, on_change)
         self._entries.append(entry)
@@ -110,21 +110,18 @@ class Watcher:
             if entry not in self._entries:
                 continue
             changed = entry.compare(scans)
-            if changed or entry.refused:
-                await self._tell(entry, changed)
+            if changed:
+                await self._tell(entry)
 
-    async def _tell(self, entry: _Entry, changed: bool) -> None:
+    async def _tell(self, entry: _Entry) -> None:
         try:
             answer = entry.on_change()
             if answer is not None:
                 await answer
         except (SecretError, ConfigError) as error:
-            entry.refused = True
             self.last_error = str(error)
-            if changed:
-                self.failures += 1
+            self.failures += 1
             return
-        entry.refused = False
         self.last_error = None
         self.reloads += 1
 
@@ -132,7 +129,7 @@ class Watcher:
 class _Entry:
     """The files of one `add`, by directory."""
 
-    __slots__ = ("_watches", "on_change", "refused")
+    __slots__ = ("_watches", "on_change")
 
     def __init__(self, files: Iterable[Path], on_change: Callable[[], Awaitable[None] | None]) -> None:
         by_directory: dict[Path, set[str]] = {}
@@ -140,7 +137,6 @@ class _Entry:
             by_directory.setdefault(file.parent, set()).add(file.name)
         self._watches = [DirectoryWatch(directory, names) for directory, names in by_directory.items()]
         self.on_change = on_change
-        self.refused = False
 
     def scan(self) -> list[Digests]:
         return [watch.scan() for watch in self._watches]
