@@ -54,7 +54,7 @@ def outcome(message: Message) -> tuple[bytes | None, bytes | None]:
     if isinstance(result, Raw):
         if error is UNSET or bytes(error) == b"null":
             return bytes(result), None
-    elif isinstance(error, Raw) and bytes(error[:1]) == b"{":
+    elif isinstance(error, Raw) and bytes(error)[:1] == b"{":
         return None, bytes(error)
     raise protocol_error("neither a result nor an error")
 
