@@ -104,12 +104,12 @@ class Sidecar:
         until = time.monotonic() + 40
         while time.monotonic() < until:
             if self.process.poll() is not None:
-                raise DemoError(f"the sidecar ended with {self.process.returncode}:\n{self.said()}")
+                raise DemoError(f"the sidecar ended with {self.process.returncode}")
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(self.get, "/readyz")
                 return
             await asyncio.sleep(0.05)
-        raise DemoError(f"the server did not get ready within 40 s:\n{self.said()}")
+        raise DemoError("the server did not get ready within 40 s")
 
     def said(self) -> str:
         """The end of its log."""
