@@ -86,7 +86,7 @@ class SingleFlight:
         if outcome is None:
             return await next(call)
         if isinstance(outcome, CallError):
-            raise outcome
+            raise _copy(outcome)
         if outcome.source is Source.COALESCED:
             self.coalesced += 1
         return outcome
@@ -148,10 +148,22 @@ class SingleFlight:
             flight.finish(outcome)
 
     def _ended(self, flight: _Flight, task: asyncio.Task[None]) -> None:
-        """A task that was cancelled before it began has told nobody."""
+        """Tell of a bug; and a task that was cancelled before it began has told nobody who waits."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            context = {"message": "error in a flight", "exception": error, "task": task}
+            task.get_loop().call_exception_handler(context)
         if flight.waiters:
             self._land(flight)
             flight.finish(_accident(flight, asyncio.CancelledError()))
+
+
+def _copy(error: CallError) -> CallError:
+    """The same error as an object of its own: what one caller's stages add to it must not show at another's."""
+    copy = error.__class__.__new__(error.__class__, *error.args)
+    copy.__dict__.update(error.__dict__)
+    copy.__cause__ = error
+    return copy
 
 
 def _accident(flight: _Flight, error: BaseException) -> CallError:
