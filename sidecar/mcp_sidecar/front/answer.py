@@ -17,6 +17,8 @@ from mcp_sidecar.protocol.revisions import ERROR_STATUS
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
+_MAX_HELD = 100
+
 
 def error_of(error: CallError, call: Call | None = None) -> bytes:
     """The JSON-RPC `error` of one of our own errors."""
@@ -42,12 +44,13 @@ def retry_after(error: CallError) -> Headers:
 class Answer:
     """Writes to one caller. Also the `Sink` of its call: the first event turns the answer into a stream."""
 
-    __slots__ = ("_batch", "_headers", "_request", "era")
+    __slots__ = ("_batch", "_headers", "_held", "_request", "era")
 
     def __init__(self, request: Request, era: Era, *, batch: bool = False) -> None:
         self._request = request
         self._headers: Headers = ()
         self._batch: list[bytes] | None = [] if batch else None
+        self._held: list[Event] | None = None
         self.era = era
 
     @property
@@ -59,6 +62,11 @@ class Answer:
         """Send these with the head of the answer, whatever form it takes."""
         self._headers += headers
 
+    def hold(self) -> None:
+        """Keep events back until the answer is there: its head must carry what only the answer brings, such as the
+        session id of an `initialize` whose server first sends a priming event."""
+        self._held = []
+
     def open(self) -> None:
         """Begin a stream now, before there is an event."""
         if not self._request.streaming and not self._request.responded:
@@ -67,6 +75,11 @@ class Answer:
     def emit(self, event: Event) -> None:
         """Pass on an interim message. Raises CallError(SLOW_CALLER) when too much is unread."""
         request = self._request
+        if self._held is not None:
+            if len(self._held) >= _MAX_HELD:
+                raise CallError(Reason.SLOW_CALLER, "too many messages before the answer")
+            self._held.append(event)
+            return
         if not request.streaming:
             if request.responded or request.disconnected:
                 return
@@ -120,6 +133,10 @@ class Answer:
 
     def _final(self, body: bytes, status: int, event_id: bytes | None) -> None:
         request = self._request
+        held, self._held = self._held, None
+        if held and status == 200:
+            for event in held:
+                self.emit(event)
         if self._batch is not None:
             if request.streaming:
                 request.send_event(body, id=event_id)

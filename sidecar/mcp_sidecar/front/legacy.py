@@ -207,6 +207,7 @@ async def _initialize(endpoint: Endpoint, caller: Caller, answer: Answer, messag
     call = endpoint.call(
         caller, answer, id=id, method=INITIALIZE, params=params, name=None, version=version, session=opening
     )
+    answer.hold()
     await endpoint.answer(caller, call, answer, cancel_on_disconnect=False)
 
 
