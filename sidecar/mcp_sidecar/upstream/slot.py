@@ -37,10 +37,6 @@ class SlotState(enum.Enum):
     CLOSED = "closed"
 
 
-class StartAgain(Exception):
-    """Raised by `on_started`: the process is spoilt (it died of the era probe), start another one at once."""
-
-
 @dataclass(frozen=True, slots=True)
 class SlotSettings:
     """Times in seconds."""
@@ -72,7 +68,11 @@ class SlotCounters:
 
 
 class Slot:
-    """See the module. `make` builds a multiplexer on a fresh channel that is not open yet."""
+    """See the module. `make` builds a multiplexer on a fresh channel that is not open yet.
+
+    `on_started` does the handshake. A CallError of it is a failed start; an UpstreamError that is not `counted` says
+    that the process was spoilt by asking (it died of the era probe): another one is started at once.
+    """
 
     def __init__(
         self,
@@ -240,27 +240,24 @@ class Slot:
             async with asyncio.timeout(self.settings.start_timeout):
                 await mux.channel.open()
                 await self._on_started(mux)
-        except StartAgain:
-            self._again += 1
-            if self._again <= _AGAIN:
-                self.start_failed = False
-                return True
-            message = f"the server died of every one of {self._again} attempts to start it"
-            error = UpstreamError(Reason.START_FAILED, message, delivery=Delivery.NOT_SENT)
-            self._counters.start_failures["handshake"] += 1
         except StartError as start_error:
             error = start_error
             self._counters.start_failures[start_error.kind] += 1
         except CallError as call_error:
-            error = UpstreamError(
-                Reason.START_FAILED, f"the server did not start: {call_error.message}", delivery=Delivery.NOT_SENT
-            )
+            if isinstance(call_error, UpstreamError) and not call_error.counted and self._again < _AGAIN:
+                self._again += 1
+                self.start_failed = False
+                return True
+            error = _not_started(call_error.message)
             self._counters.start_failures["handshake"] += 1
         except TimeoutError:
             seconds = self.settings.start_timeout
-            message = f"the server did not start within {seconds:g} s"
-            error = UpstreamError(Reason.START_FAILED, message, delivery=Delivery.NOT_SENT)
+            error = _not_started(f"no answer within {seconds:g} s")
             self._counters.start_failures["timeout"] += 1
+        except Exception as bug:  # noqa: BLE001 the owner must not die of a defect in the handshake
+            asyncio.get_running_loop().call_exception_handler({"message": "a handshake failed", "exception": bug})
+            error = _not_started("internal error")
+            self._counters.start_failures["internal"] += 1
         else:
             self.start_failed = False
             self._again = 0
@@ -326,6 +323,11 @@ class Slot:
         if state is not self.state:
             self.state = state
             self._on_change(self)
+
+
+def _not_started(why: str) -> UpstreamError:
+    message = f"the server did not start: {why}"
+    return UpstreamError(Reason.START_FAILED, message, delivery=Delivery.NOT_SENT)
 
 
 async def _close(channel: Channel, reason: str, forced: bool) -> None:

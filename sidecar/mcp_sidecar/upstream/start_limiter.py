@@ -15,11 +15,11 @@ from dataclasses import dataclass
 class RestartSettings:
     """Delays in seconds between the end of a process and the next start of its slot."""
 
-    initial: float = 1.0
-    maximum: float = 60.0
+    base: float = 1.0
+    cap: float = 60.0
     factor: float = 2.0
-    healthy_after: float = 60.0
-    """A process that lived so long has proved itself: the next delay is `initial` again."""
+    reset_after: float = 60.0
+    """A process that lived so long has proved itself: the next delay is `base` again."""
 
 
 class StartLimiter:
@@ -62,9 +62,9 @@ class RestartBackoff:
     def ended(self, uptime: float) -> float:
         """A process ended after `uptime` seconds of being ready (0: it never was). Returns the delay."""
         settings = self.settings
-        if uptime >= settings.healthy_after:
+        if uptime >= settings.reset_after:
             self.failures = 0
-        delay = min(settings.maximum, settings.initial * settings.factor ** min(self.failures, 64))
+        delay = min(settings.cap, settings.base * settings.factor ** min(self.failures, 64))
         self.failures += 1
         delay = delay / 2 + delay / 2 * self._rng()
         self.next_start = self._clock() + delay

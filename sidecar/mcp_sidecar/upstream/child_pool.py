@@ -8,6 +8,7 @@ successor is ready, so that a bad new value takes nothing down.
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -24,34 +25,49 @@ from mcp_sidecar.upstream.start_limiter import RestartBackoff, RestartSettings, 
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessPoolSettings:
-    """How many processes and how they are kept."""
+class ChildPoolSettings:
+    """How many processes and how they are kept. Times in seconds."""
 
     size: int = 1
     acquire_timeout: float = 30.0
-    """Seconds that a call waits for a process that is starting."""
-    slot: SlotSettings = field(default_factory=SlotSettings)
+    """How long a call waits for a process that is starting."""
+    start_timeout: float = 60.0
+    """From spawning to the end of the handshake, waiting for a start permit not counted."""
+    drain_timeout: float = 30.0
+    """How long a process that is replaced may finish its calls."""
+    probe_timeout: float = 5.0
+    """How long a suspect process has to prove that it lives."""
+    idle_after: float | None = None
+    """Close a process that nobody used for so long; None: never."""
+    lazy: bool = False
+    """Start a process when a call wants it, not at once."""
     restart: RestartSettings = field(default_factory=RestartSettings)
 
+    def slot(self) -> SlotSettings:
+        """The part of each slot."""
+        return SlotSettings(self.start_timeout, self.drain_timeout, self.probe_timeout, self.idle_after, self.lazy)
 
-class ProcessPool:
-    """See the module. `make_channel` and `make_peer` are called for each new process; `on_started` does the handshake
-    (it may raise CallError: a failed start, or StartAgain); `probe` asks a suspect process for a sign of life;
-    `on_change` is told that a slot changed its state.
+
+class ChildPool:
+    """See the module. It starts with `start`, or with the first call.
+
+    `open_channel` (makes one, opens nothing) and `make_peer` are called for each new process; `on_started` does the
+    handshake (see Slot); `probe` asks a suspect process for a sign of life, without one it is just replaced;
+    `on_change` is told whenever a slot changes its state.
     """
 
     def __init__(
         self,
-        make_channel: Callable[[], Channel],
+        settings: ChildPoolSettings,
+        open_channel: Callable[[], Channel],
         *,
-        settings: ProcessPoolSettings,
         make_peer: Callable[[], Peer],
         on_started: Callable[[Multiplexer], Awaitable[None]],
         ids: Callable[[], int],
         limiter: StartLimiter,
         clock: Callable[[], float],
-        rng: Callable[[], float],
-        spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
+        rng: Callable[[], float] = random.random,
+        spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]] | None = None,
         probe: Callable[[Multiplexer], Awaitable[object]] | None = None,
         report: Callable[[str, bytes], None] | None = None,
         on_change: Callable[[], None] | None = None,
@@ -66,14 +82,14 @@ class ProcessPool:
         self.waiting = 0
         """Calls that wait for a process."""
         self.on_change = on_change
-        self._make_channel = make_channel
+        self._open_channel = open_channel
         self._make_peer = make_peer
         self._on_started = on_started
         self._ids = ids
         self._limiter = limiter
         self._clock = clock
         self._rng = rng
-        self._spawn = spawn
+        self._spawn = spawn or _spawn
         self._probe = probe
         self._report = report
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -83,16 +99,20 @@ class ProcessPool:
 
     # --- calls
 
-    def ready(self) -> Slot | None:
-        """The ready slot with the fewest calls in flight; one that is suspect takes none before it proves itself."""
-        best: Slot | None = None
+    def ready(self) -> list[Multiplexer]:
+        """All processes that are ready."""
+        return [s.mux for s in self.slots if s.state is SlotState.READY and s.mux is not None and not s.mux.closed]
+
+    def _best(self) -> Multiplexer | None:
+        """The ready process with the fewest calls in flight; one that is suspect takes none before it proves itself."""
+        best: Multiplexer | None = None
         fewest = sys.maxsize
         for slot in self.slots:
             mux = slot.mux
             if slot.state is not SlotState.READY or mux is None or mux.suspect or mux.closed:
                 continue
             if mux.in_flight < fewest:
-                best, fewest = slot, mux.in_flight
+                best, fewest = mux, mux.in_flight
         return best
 
     async def acquire(self, call: Call | None = None) -> Multiplexer:
@@ -102,11 +122,7 @@ class ProcessPool:
         Delivery.NOT_SENT: START_FAILED (counted where this call waited for the start that failed), SERVER_NOT_READY
         while the slot may not start for longer than the call can wait, ACQUIRE_TIMEOUT; Rejected(SHUTTING_DOWN).
         """
-        slot = self.ready()
-        if slot is None:
-            slot = await self._wait(call)
-        assert slot.mux is not None
-        return slot.mux
+        return self._best() or await self._wait(call)
 
     async def request(
         self,
@@ -119,7 +135,9 @@ class ProcessPool:
         """`Multiplexer.request` on a process of the pool."""
         return await (await self.acquire(call)).request(method, params, on_event=on_event, call=call)
 
-    async def _wait(self, call: Call | None) -> Slot:
+    async def _wait(self, call: Call | None) -> Multiplexer:
+        if not self.slots and not self.closing:
+            self.start()
         now = self._clock()
         patience = self.settings.acquire_timeout
         if call is not None:
@@ -129,9 +147,9 @@ class ProcessPool:
         try:
             async with asyncio.timeout(max(0.0, patience)):
                 while True:
-                    slot = self.ready()
-                    if slot is not None:
-                        return slot
+                    best = self._best()
+                    if best is not None:
+                        return best
                     self._refuse_if_hopeless(patience)
                     for asleep in self.slots:
                         asleep.want()
@@ -151,10 +169,6 @@ class ProcessPool:
     def _refuse_if_hopeless(self, patience: float) -> None:
         if self.closing:
             raise Rejected(Reason.SHUTTING_DOWN, "the server is being stopped")
-        if not self.slots:
-            raise UpstreamError(
-                Reason.SERVER_NOT_READY, "the server is not started", delivery=Delivery.NOT_SENT, counted=False
-            )
         staying = [slot for slot in self.slots if not slot.retiring]
         if not staying or any(slot.state is not SlotState.BACKOFF for slot in staying):
             return
@@ -211,7 +225,7 @@ class ProcessPool:
     def _add(self) -> Slot:
         slot = Slot(
             make=self._make,
-            settings=self.settings.slot,
+            settings=self.settings.slot(),
             generation=self.generation,
             limiter=self._limiter,
             backoff=RestartBackoff(self.settings.restart, clock=self._clock, rng=self._rng),
@@ -227,7 +241,7 @@ class ProcessPool:
 
     def _make(self) -> Multiplexer:
         return Multiplexer(
-            self._make_channel(), ids=self._ids, clock=self._clock, peer=self._make_peer(), report=self._report
+            self._open_channel(), ids=self._ids, clock=self._clock, peer=self._make_peer(), report=self._report
         )
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -236,7 +250,7 @@ class ProcessPool:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def replace(self, reason: str, settings: ProcessPoolSettings | None = None) -> None:
+    def replace(self, reason: str, settings: ChildPoolSettings | None = None) -> None:
         """A secret or the config changed: move to new processes, one more than usual at a time. Returns at once."""
         if self.closing:
             return
@@ -271,15 +285,9 @@ class ProcessPool:
         """Calls on all processes."""
         return sum(slot.in_flight for slot in self.slots)
 
-    async def drain(self, timeout: float) -> None:
-        """Take no new calls and wait until those in flight are done, at most `timeout` seconds."""
-        self._retire_all(timeout)
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=timeout)
-
-    async def close(self) -> None:
-        """End every process; returns when none is left. Cancelled, it ends them by force."""
-        self._retire_all(0.0)
+    async def drain(self, grace: float) -> None:
+        """Take no new calls, give those in flight `grace` seconds, and end every process. Cancelled, by force."""
+        self._retire_all(grace)
         try:
             if self._tasks:
                 await asyncio.wait(set(self._tasks))
@@ -287,6 +295,10 @@ class ProcessPool:
             for task in self._tasks:
                 task.cancel()
             raise
+
+    async def close(self) -> None:
+        """End every process now; returns when none is left."""
+        await self.drain(0.0)
 
     def _retire_all(self, patience: float) -> None:
         self.closing = True
@@ -306,3 +318,7 @@ class ProcessPool:
             "startFailures": dict(self.counters.start_failures),
             "exits": dict(self.counters.exits),
         }
+
+
+def _spawn(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    return asyncio.get_running_loop().create_task(work, name=name)
