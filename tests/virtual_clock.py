@@ -110,6 +110,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self.turn()
         raise RuntimeError(f"still busy after {limit} turns")
 
+    def idle(self) -> bool:
+        """Whether nothing is ready: only time or the outside can bring something."""
+        ready: Any = self._ready  # type: ignore[attr-defined]
+        return not ready
+
+    def skip(self) -> bool:
+        """Move the time to the next timer, without running it; False where there is none."""
+        scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
+        due = [handle.when() for handle in scheduled if not handle.cancelled()]
+        if due:
+            self.now = max(self.now, min(due))
+        return bool(due)
+
     def advance(self, seconds: float) -> None:
         """Let virtual time pass, firing the timers on the way, each at its own time."""
         end = self.now + seconds
