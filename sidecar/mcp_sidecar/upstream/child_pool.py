@@ -265,8 +265,9 @@ class ChildPool:
             old = [slot for slot in self.slots if slot.generation != self.generation and not slot.retiring]
             new = [slot for slot in self.slots if slot.generation == self.generation]
             surplus = len(old) + len(new) - self.settings.size
+            serving = sum(slot.state is SlotState.READY for slot in [*old, *new])
             for slot in old:
-                if slot.state is not SlotState.READY or (surplus > 0 and any(n.state is SlotState.READY for n in new)):
+                if slot.state is not SlotState.READY or serving > self.settings.size:
                     # It serves nobody, or its successor does.
                     slot.retire(reason)
                     break
