@@ -42,7 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OutriggerError as error:
         return fail(str(error), code=1)
     except ModuleNotFoundError as error:
-        return fail(f"the package {error.name} is not installed: {_extra(error.name or '')}", code=1)
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "mcp_sidecar"):
+            raise
+        extra = "client" if package in ("mcp", "httpx2") else "sidecar"
+        return fail(f"the package {package} is not installed: pip install 'outrigger-mcp[{extra}]'", code=1)
     except BrokenPipeError:
         sys.stdout = None  # who reads has left; nothing is to be flushed at exit
         return 1
@@ -54,11 +58,6 @@ def fail(message: str, code: int = 2) -> int:
     """Say what went wrong, on stderr; the exit code."""
     print(f"{PROGRAM}: {message}", file=sys.stderr)
     return code
-
-
-def _extra(module: str) -> str:
-    client = module.partition(".")[0] in ("mcp", "httpx2")
-    return f"pip install 'outrigger-mcp[{'client' if client else 'sidecar'}]'"
 
 
 def _config_failed(error: ConfigError) -> int:
@@ -107,7 +106,7 @@ def _schema(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from mcp_sidecar.cli_status import status
 
-    return status(arguments.url, as_json=arguments.json)
+    return status(arguments.url, as_json=arguments.json, everything=arguments.all)
 
 
 def _tools(arguments: argparse.Namespace) -> int:
@@ -243,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument(
         "url", metavar="URL", nargs="?", default="http://127.0.0.1:9090", help="its admin port (http://127.0.0.1:9090)"
     )
+    status.add_argument("--all", action="store_true", help="print everything it says")
     status.add_argument("--json", action="store_true", help="print /status as it is")
 
     seal = add("seal", _seal, "seal a value, read from stdin, for one server")

@@ -55,6 +55,7 @@ The text of the result goes to stdout. A tool that reports an error: its text on
     "status": """\
 examples:
   outrigger-sidecar status
+  outrigger-sidecar status --all
   outrigger-sidecar status http://10.0.0.7:9090 --json
 """,
     "seal": """\

@@ -16,7 +16,7 @@ _MAX_BYTES = 16 << 20
 _TIMEOUT = 10.0
 
 
-def status(url: str, *, as_json: bool) -> int:
+def status(url: str, *, as_json: bool, everything: bool = False) -> int:
     """Print the status of the sidecar whose admin port is `url`. 1 when it does not answer, 2 when `url` is none."""
     if not url.startswith(("http://", "https://")):
         print("outrigger-sidecar: the URL must begin with http:// or https://", file=sys.stderr)
@@ -37,7 +37,7 @@ def status(url: str, *, as_json: bool) -> int:
         return _failed(target, getattr(reason, "strerror", None) or str(reason) or "no answer")
     except ValueError:
         return _failed(target, "does not answer with a status; is it the admin port?")
-    print(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
+    print(json.dumps(found, indent=2) if as_json else "\n".join(lines(found, everything=everything)))
     return 0
 
 
@@ -46,18 +46,51 @@ def _failed(target: str, why: str) -> int:
     return 1
 
 
-def lines(found: dict[str, Any]) -> list[str]:
-    """The status as lines: what is said of the sidecar, then a block for each server."""
+COLUMNS = (
+    ("SERVER", ("name",)),
+    ("UP", ("up",)),
+    ("KIND", ("kind",)),
+    ("SPEAKS", ("upstream.protocolVersion", "upstream.eras")),
+    ("TOOLS", ("tools.count",)),
+    ("BREAKER", ("breaker.state",)),
+    ("IN FLIGHT", ("bulkhead.inFlight",)),
+    ("QUEUED", ("bulkhead.queued",)),
+    ("PROBLEM", ("problem", "health.lastError")),
+)
+"""What the table shows of a server: the first path that there is."""
+
+SUMMARY = ("version", "ready", "reason", "uptimeSeconds", "config.hash", "config.lastRefusal", "config.needsRestart")
+
+
+def lines(found: dict[str, Any], *, everything: bool = False) -> list[str]:
+    """The status as lines: what is said of the sidecar and a table of its servers; with `everything`, all there is."""
+    servers = _servers(found)
+    own = [(key, value) for key, value in _flat(found) if not key.startswith("servers")]
+    if everything:
+        out = _pairs(own, "")
+        for name, server in servers:
+            out += ["", f"server {name}", *_pairs(_flat(server), "  ")]
+        return out
+    out = _pairs([(key, value) for key, value in own if key in SUMMARY and value not in _NOTHING], "")
+    rows = [[header for header, _ in COLUMNS]]
+    for name, server in servers:
+        known = {"name": name, **dict(_flat(server))}
+        rows.append(
+            [next((known[path] for path in paths if known.get(path, "-") not in _NOTHING), "-") for _, paths in COLUMNS]
+        )
+    return [*out, "", *_columns(rows)] if servers else out
+
+
+_NOTHING = ("-", "none", "")
+
+
+def _servers(found: dict[str, Any]) -> list[tuple[str, Any]]:
     servers = found.get("servers")
-    blocks: list[tuple[str, Any]] = []
     if isinstance(servers, dict):
-        blocks = list(servers.items())
-    elif isinstance(servers, list):
-        blocks = [(str(server.get("name", "?")), server) for server in servers if isinstance(server, dict)]
-    out = _table([(key, value) for key, value in _flat(found) if not key.startswith("servers")], "")
-    for name, server in blocks:
-        out += ["", f"server {name}", *_table(_flat(server), "  ")]
-    return out
+        return list(servers.items())
+    if isinstance(servers, list):
+        return [(str(server.get("name", "?")), server) for server in servers if isinstance(server, dict)]
+    return []
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
@@ -81,6 +114,11 @@ def _text(value: Any) -> str:
     return "".join(character if character.isprintable() else " " for character in str(value))
 
 
-def _table(rows: list[tuple[str, str]], indent: str) -> list[str]:
+def _pairs(rows: list[tuple[str, str]], indent: str) -> list[str]:
     width = max((len(key) for key, _ in rows), default=0)
     return [f"{indent}{key:<{width}}  {value}".rstrip() for key, value in rows]
+
+
+def _columns(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
