@@ -2,7 +2,7 @@
 
     python -m bench.stages [--calls N] [--rounds N] [--json FILE]
 
-In process, on uvloop: calls pass through the stage to a transport that answers at once (`bare`), so that the stage alone
+In process, on uvloop: calls pass through the stage to a transport that answers at once (`bare`), so that only the stage
 is measured. Variants are interleaved and the least of all rounds is kept: noise only adds. "All stages, future" answers
 from a callback of the loop, as a real transport does, and so does its bare counterpart.
 """
