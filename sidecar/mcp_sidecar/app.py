@@ -32,7 +32,7 @@ from mcp_sidecar.front.tokens import BearerTokens, TokenFile
 from mcp_sidecar.pipeline.stack import Tasks
 from mcp_sidecar.probes import SidecarProbes
 from mcp_sidecar.protocol.revisions import LATEST_MODERN
-#TMP from mcp_sidecar.reaper import start_reaper
+from mcp_sidecar.reaper import Reaper, become_subreaper
 from mcp_sidecar.reload import Reload
 from mcp_sidecar.secrets import Redactor, SecretStore, Watcher
 from mcp_sidecar.telemetry.audit import ArgumentMode, Audit, AuditPolicy
@@ -43,7 +43,7 @@ from mcp_sidecar.telemetry.metrics import Registry
 from mcp_sidecar.telemetry.process import LoopLag, ProcessMetrics
 from mcp_sidecar.telemetry.record import CallRecorder
 from mcp_sidecar.unit import ManagedUpstream, ServerUnit
-#TMP from mcp_sidecar.upstream.start_limiter import StartLimiter
+from mcp_sidecar.upstream.start_limiter import StartLimiter
 from mcp_sidecar.upstreams import UpstreamFactory
 
 _SWEEP: Final = 30.0
@@ -81,13 +81,14 @@ class Sidecar:
         )
         self.watcher = Watcher(config.secrets.poll_interval)
         self.store = SecretStore(config, directory=loaded.directory, redactor=self.redactor, clock=self._clock)
-        self.limiter = None #TMP
+        self.limiter = StartLimiter(config.max_concurrent_starts)
         self.factory = UpstreamFactory(
             clock=self._clock,
             rng=random.random,
             log=log,
             redactor=self.redactor,
             limiter=self.limiter,
+            spawn=self.tasks,
             instance=os.urandom(6).hex(),
         )
         self.units: dict[str, ServerUnit] = {}
@@ -189,7 +190,13 @@ class Sidecar:
             )
 
         return ServerUnit(
-            name, self.config.servers[name], make, recorder=self.recorder, log=self.log, tasks=self.tasks, clock=self._clock
+            name,
+            self.config.servers[name],
+            make,
+            recorder=self.recorder,
+            log=self.log,
+            tasks=self.tasks,
+            clock=self._clock,
         )
 
     def _collect(self) -> None:
@@ -258,20 +265,20 @@ class Sidecar:
         self.catalogue.secret_reloads.labels(name, "ok").inc()
         if unit is not None:
             self.log.info("secrets changed: new connections and processes use them", server=name)
-            unit.renew()
+            unit.rotate()
 
     async def reload(self) -> None:
         """Read the config again. A bad one is refused, reported and counted; the running one stays."""
         try:
             loaded = self.loaded.reload()
             changes = self.reloading.compare(self.config, loaded.config)
-            store = SecretStore(
-                loaded.config, directory=loaded.directory, redactor=self.redactor, clock=self._clock
-            )
+            store = SecretStore(loaded.config, directory=loaded.directory, redactor=self.redactor, clock=self._clock)
         except ConfigError as error:
             self.reloading.refuse(error)
             self.catalogue.config_reloads.labels("refused").inc()
-            self.log.error("the new config is refused; the old one stays in use", problems=[str(p) for p in error.problems])
+            self.log.error(
+                "the new config is refused; the old one stays in use", problems=[str(p) for p in error.problems]
+            )
             raise
         if changes.nothing:
             return
@@ -326,7 +333,9 @@ class Sidecar:
             for name, unit in self.units.items():
                 if not unit.health.answered:
                     what = unit.waiting_for()
-                    self.log.warning("still waiting for the server's first answer", server=name, seconds=waited, what=what)
+                    self.log.warning(
+                        "still waiting for the server's first answer", server=name, seconds=waited, what=what
+                    )
 
     async def stop(self) -> None:
         """Not ready at once, no new calls, streams ended, calls drained, the rest cancelled, no process left."""
@@ -360,7 +369,10 @@ async def _main(loaded: LoadedConfig, log: Log, writer: LineWriter) -> None:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     sidecar = Sidecar(loaded, log, writer)
-    reaper = None #TMP
+    if os.getpid() != 1:
+        become_subreaper()
+    reaper = Reaper()
+    reaper.start()
     second = False
 
     def end() -> None:
@@ -386,8 +398,7 @@ async def _main(loaded: LoadedConfig, log: Log, writer: LineWriter) -> None:
         await ended.wait()
     finally:
         await sidecar.stop()
-        if reaper is not None:
-            reaper.close()
+        reaper.stop()
         sidecar.close_writers()
 
 

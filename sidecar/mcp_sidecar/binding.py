@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mcp_sidecar.pipeline.breaker import State
 from mcp_sidecar.upstream.channel_upstream import ChannelUpstream
@@ -47,10 +47,7 @@ class UnitMetrics:
             retry = pipeline.retry
             retry.budget.refill()
             catalogue.retry_budget_tokens.labels(name).set(retry.budget.tokens)
-            for reason, count in retry.retries.items():
-                catalogue.retries.labels(name, _label(reason)).value = count
-            for reason, count in retry.denied.items():
-                catalogue.retries_denied.labels(name, _label(reason)).value = count
+            catalogue.retries.labels(name, "any").value = retry.retries
         if pipeline.cache is not None:
             cache = pipeline.cache
             coalesced = pipeline.single_flight.coalesced if pipeline.single_flight is not None else 0
@@ -95,15 +92,24 @@ class UnitMetrics:
             catalogue.protocol_errors.labels(name, kind).value = max(
                 count, catalogue.protocol_errors.labels(name, kind).value
             )
-        for state, count in upstream.counts().items():
-            catalogue.connections.labels(name, state).set(count)
-        totals = upstream.totals()
-        catalogue.connection_attempts.labels(name, "ok").value = totals.started
-        catalogue.connection_attempts.labels(name, "failed").value = totals.failed_starts
-        catalogue.child_restarts.labels(name).value = totals.restarts
-        for kind, count in totals.exits.items():
-            catalogue.child_exits.labels(name, kind).value = count
-
-
-def _label(reason: Any) -> str:
-    return str(getattr(reason, "label", reason))
+        states: dict[str, int] = {}
+        for pool in upstream.pools():
+            for slot in pool.slots:
+                state = "busy" if slot.state.value == "ready" and slot.in_flight else slot.state.value
+                states[state] = states.get(state, 0) + 1
+            counters = pool.counters
+            catalogue.connection_attempts.labels(name, "failed").value = sum(counters.start_failures.values())
+            catalogue.connection_attempts.labels(name, "ok").value = counters.starts - sum(
+                counters.start_failures.values()
+            )
+            catalogue.child_restarts.labels(name).value = counters.restarts
+            for kind, count in counters.exits.items():
+                catalogue.child_exits.labels(name, kind).value = count
+            for reason, count in counters.closed.items():
+                catalogue.connections_closed.labels(name, reason).value = count
+            while counters.start_seconds:
+                catalogue.connection_start.labels(name).observe(counters.start_seconds.popleft())
+        states["busy"] = states.get("busy", 0) + len(upstream.own_processes)
+        for state in ("starting", "ready", "busy", "draining", "backoff"):
+            catalogue.connections.labels(name, state).set(states.get(state, 0))
+        catalogue.streams.labels(name).set(sum(each.streams for each in upstream.multiplexers()))

@@ -39,6 +39,9 @@ class ManagedUpstream(Upstream, Protocol):
     async def close(self) -> None:
         """End everything now."""
 
+    def rotate(self) -> bool:
+        """Use new secrets. False where they cannot be used: the old ones stay."""
+
     async def list_tools(self, cursor: str | None) -> bytes | None:
         """A page of `tools/list`, None where it cannot be had."""
 
@@ -77,9 +80,7 @@ class ServerUnit:
         self._upstream: ManagedUpstream | None = None
         self._retiring: set[ManagedUpstream] = set()
         self.catalogue = Catalogue(settings.kinds(configured))
-        self.pipeline = Pipeline(
-            settings.pipeline(configured), self._exchange, self._policy, spawn=tasks, clock=clock
-        )
+        self.pipeline = Pipeline(settings.pipeline(configured), self._exchange, self._policy, spawn=tasks, clock=clock)
         self.pipeline.breaker.on_transition = self._transition
         self.health = HealthCheck(
             settings.health(configured), self._probe, self.pipeline.breaker, on_up=self._came_up, clock=clock
@@ -88,6 +89,7 @@ class ServerUnit:
         self.speaks_sse = False
         """Its URL was found to speak the transport of 2024-11-05, which is another upstream."""
         self._check: asyncio.Task[None] | None = None
+        self._successor: asyncio.Task[None] | None = None
         recorder.add_server(name)
 
     @property
@@ -107,21 +109,60 @@ class ServerUnit:
             self._check = self._tasks(self.health.run(), f"health {self.name}")
 
     def renew(self) -> None:
-        """Make a new upstream of the values as they are now, and let the old one end its calls."""
+        """Make a new upstream of the values as they are now.
+
+        It takes over when it has answered; until then, and if it never does, the old one serves. Raises nothing: what
+        is wrong is logged and in `refusal`.
+        """
         old = self._upstream
         try:
-            self._upstream = self._make_upstream(self.name, self.config)
+            new = self._make_upstream(self.name, self.config)
         except (SecretError, ValueError) as error:
             if old is None:
                 self.server.refusal = f"server {self.name} is not ready: {error}"
             self.log.error("the server's values cannot be used", error=str(error), kept=old is not None)
             return
-        self.server.refusal = None
-        self.server.upstream = self._upstream
-        self.health.answered = self.health.answered and old is not None
-        if old is not None:
-            self._retiring.add(old)
-            self._tasks(self._retire(old), f"retire {self.name}")
+        if old is None:
+            self._upstream = self.server.upstream = new
+            self.server.refusal = None
+            return
+        if self._successor is not None:
+            self._successor.cancel()
+        self._successor = self._tasks(self._succeed(old, new), f"replace {self.name}")
+
+    async def _succeed(self, old: ManagedUpstream, new: ManagedUpstream) -> None:
+        pause = 1.0
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(self.health.settings.start_timeout):
+                        await new.probe()
+                    break
+                except (CallError, TimeoutError) as error:
+                    reason = error.message if isinstance(error, CallError) else "no answer in time"
+                    self.log.error("the new server does not answer; the old one is kept", error=reason)
+                    await asyncio.sleep(pause)
+                    pause = min(30.0, pause * 2)
+            if isinstance(new, ChannelUpstream) and isinstance(old, ChannelUpstream):
+                await new.adopt(old)
+        except BaseException:
+            await new.close()
+            raise
+        self._upstream = self.server.upstream = new
+        if self.pipeline.cache is not None:
+            self.pipeline.cache.clear()
+        self.log.info("the new server has taken over")
+        self._retiring.add(old)
+        self._tasks(self._retire(old), f"retire {self.name}")
+        await self._came_up()
+
+    def rotate(self) -> None:
+        """New secrets: new connections and processes use them, the old ones end their calls."""
+        upstream = self._upstream
+        if upstream is None:
+            self.renew()
+        elif not upstream.rotate():
+            self.log.error("the new secrets cannot be used; the old ones stay in use")
 
     async def _retire(self, old: ManagedUpstream) -> None:
         try:
@@ -206,7 +247,10 @@ class ServerUnit:
 
     async def _came_up(self) -> None:
         """The server answered for the first time, or again: learn its tools."""
-        self.log.info("server is up", tools=len(self.catalogue) or None)
+        await self._learn_tools()
+        self.log.info("server is up", tools=len(self.catalogue))
+
+    async def _learn_tools(self) -> None:
         upstream = self._upstream
         if upstream is None:
             return
@@ -243,6 +287,8 @@ class ServerUnit:
         """End everything of this server now."""
         if self._check is not None:
             self._check.cancel()
+        if self._successor is not None:
+            self._successor.cancel()
         for upstream in [*self._retiring, *([self._upstream] if self._upstream is not None else [])]:
             await upstream.close()
         self._recorder.remove_server(self.name)

@@ -12,20 +12,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mcp_sidecar import config, settings
-from mcp_sidecar.pipeline.call import Era
+from mcp_sidecar.pipeline.singleflight import Spawn
 from mcp_sidecar.secrets import Redactor, ServerSecrets
 from mcp_sidecar.telemetry.log import Log
 from mcp_sidecar.upstream.audience import OnChange
 from mcp_sidecar.upstream.channel import Channel
 from mcp_sidecar.upstream.channel_upstream import ChannelUpstream
 from mcp_sidecar.upstream.child import ChildChannel, ChildSettings
-#TMP from mcp_sidecar.upstream.child_pool import ChildPool, ChildPoolSettings
+from mcp_sidecar.upstream.child_pool import ChildPool, ChildPoolSettings
 from mcp_sidecar.upstream.http_server import HttpServer
 from mcp_sidecar.upstream.process import child_environment
 from mcp_sidecar.upstream.shared_server import SharedPeer, SharedServer, Started
 from mcp_sidecar.upstream.socket_channel import SocketChannel, SocketSettings
-#TMP from mcp_sidecar.upstream.sse_channel import SseChannel, SseSettings
-#TMP from mcp_sidecar.upstream.start_limiter import RestartSettings, StartLimiter
+
+# from mcp_sidecar.upstream.sse_channel import SseChannel, SseSettings
+from mcp_sidecar.upstream.start_limiter import RestartSettings, StartLimiter
 
 
 class UpstreamFactory:
@@ -38,7 +39,8 @@ class UpstreamFactory:
         rng: Callable[[], float],
         log: Log,
         redactor: Redactor,
-        limiter: object,
+        limiter: StartLimiter,
+        spawn: Spawn,
         instance: str,
         environ: Mapping[str, str] | None = None,
     ) -> None:
@@ -48,6 +50,7 @@ class UpstreamFactory:
         self._log = log
         self._redactor = redactor
         self._limiter = limiter
+        self._spawn = spawn
         self._instance = instance
         self._environ = os.environ if environ is None else environ
 
@@ -95,6 +98,10 @@ class UpstreamFactory:
         sse: bool,
     ) -> ChannelUpstream:
         log = self._log.bind(server=name)
+
+        def report(kind: str, sample: bytes) -> None:
+            log.warning("the server sent what is not understood", kind=kind, sample=sample.decode("utf-8", "replace"))
+
         secrets.values()  # a server whose values cannot be had must not be started
 
         def open_channel() -> Channel:
@@ -111,24 +118,31 @@ class UpstreamFactory:
                 return SocketChannel(SocketSettings(path=str(path), line_limit=server.limits.max_response_bytes))
             return self._child(server, secrets, whole.log.stderr_lines_per_second, log)
 
-        def make_processes(era: Era, started: Started) -> object:
+        def make_processes(started: Started, probe: Started) -> ChildPool:
             return ChildPool(
                 ChildPoolSettings(
                     size=server.processes,
+                    acquire_timeout=server.start_timeout,
+                    start_timeout=server.start_timeout,
+                    drain_timeout=server.total_timeout,
+                    probe_timeout=server.health.timeout,
                     restart=RestartSettings(
                         base=server.restart.backoff_base,
                         cap=server.restart.backoff_max,
                         reset_after=server.restart.reset_after,
                     ),
-                    start_timeout=server.start_timeout,
                 ),
                 open_channel,
-                on_started=started,
                 make_peer=lambda: SharedPeer(shared.audience),
-                limiter=self._limiter,
+                on_started=started,
+                probe=probe,
                 ids=self.ids,
+                limiter=self._limiter,
                 clock=self._clock,
-                report=lambda kind, sample: log.warning("the server sent what is not understood", kind=kind, sample=sample),
+                rng=self._rng,
+                spawn=self._spawn,
+                report=report,
+                name=name,
             )
 
         shared = SharedServer(make_processes, on_change=on_change, clock=self._clock)
@@ -138,7 +152,7 @@ class UpstreamFactory:
             open_channel=open_channel,
             ids=self.ids,
             clock=self._clock,
-            report=lambda kind, sample: log.warning("the server sent what is not understood", kind=kind, sample=sample),
+            report=report,
             instance=self._instance,
         )
 

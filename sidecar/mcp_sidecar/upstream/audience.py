@@ -165,6 +165,13 @@ class Audience:
             if flag in listener.flags:
                 listener.frame(method, None)
 
+    def adopt(self, other: Audience) -> None:
+        """Take over the callers of another audience, which loses them."""
+        self.sessions |= other.sessions
+        self.listeners |= other.listeners
+        self._wanted.update(other._wanted)
+        other.sessions, other.listeners, other._wanted = set(), set(), Counter()
+
     def close(self, error: UpstreamError | None = None) -> None:
         """The server is gone for good."""
         for session in self.sessions:

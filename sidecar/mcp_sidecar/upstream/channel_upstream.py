@@ -20,7 +20,10 @@ from mcp_sidecar.protocol.revisions import INITIALIZE
 from mcp_sidecar.upstream import profile as profiles
 from mcp_sidecar.upstream.audience import SharedSession
 from mcp_sidecar.upstream.channel import Channel
+from mcp_sidecar.upstream.child import ChildChannel
+from mcp_sidecar.upstream.multiplexer import Multiplexer
 from mcp_sidecar.upstream.own_process import OwnProcess
+from mcp_sidecar.upstream.child_pool import ChildPool
 from mcp_sidecar.upstream.profile import Profile
 from mcp_sidecar.upstream.shared_server import SharedServer
 
@@ -197,6 +200,36 @@ class ChannelUpstream:
     async def list_tools(self, cursor: str | None) -> bytes | None:
         """A page of `tools/list` for the sidecar itself, None where it cannot be had."""
         return await self.shared.list_tools(cursor) if self.shared is not None else None
+
+    async def adopt(self, other: ChannelUpstream) -> None:
+        """Take over the callers of the upstream that this one replaces; sessions with own processes keep theirs."""
+        if self.shared is not None and other.shared is not None:
+            await self.shared.adopt(other.shared)
+
+    def rotate(self) -> bool:
+        """New secrets: sessions with own processes keep theirs, shared processes are replaced one by one."""
+        if self.shared is not None:
+            self.shared.rotate("secret")
+        return True
+
+    def pools(self) -> list[ChildPool]:
+        """The pools of shared processes."""
+        return list(self.shared.groups().values()) if self.shared is not None else []
+
+    def multiplexers(self) -> list[Multiplexer]:
+        """Every channel there is."""
+        shared = [slot.mux for pool in self.pools() for slot in pool.slots if slot.mux is not None]
+        return [*shared, *(own.multiplexer for own in self._own)]
+
+    def last_words(self) -> str:
+        """The newest lines that a process which does not start has said on stderr."""
+        for pool in self.pools():
+            for slot in pool.slots:
+                channel = slot.mux.channel if slot.mux is not None else None
+                lines = channel.last_lines if isinstance(channel, ChildChannel) else slot.last_lines
+                if lines:
+                    return lines[-1]
+        return ""
 
     def legacy_scope(self, call: Call) -> bytes | None:
         """Lists of shared processes are the same for all; a session's own process may show other ones."""

@@ -90,9 +90,7 @@ class HttpServer(HttpUpstream):
             call = _own_call("tools/list", modern_meta(params), Era.MODERN, LATEST_MODERN)
             return (await super().exchange(call)).result
         opening = Opening(version=LATEST_LEGACY, capabilities=b"{}", client_info=b"", identity=b"")
-        opened = await super().exchange(
-            _own_call(INITIALIZE, initialize_params(), Era.LEGACY, LATEST_LEGACY, opening)
-        )
+        opened = await super().exchange(_own_call(INITIALIZE, initialize_params(), Era.LEGACY, LATEST_LEGACY, opening))
         if opened.result is None:
             return None
         version = profile_of(opened).version

@@ -8,8 +8,8 @@ translated (protocol/translate.py); who hears what, is `audience`'s business, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 import msgspec
 
@@ -22,6 +22,7 @@ from mcp_sidecar.upstream.audience import LEVELS, Audience, Listener, OnChange, 
 from mcp_sidecar.upstream.input_rounds import answer_inputs
 from mcp_sidecar.upstream.listen_feed import ListenFeed
 from mcp_sidecar.upstream.multiplexer import Multiplexer
+from mcp_sidecar.upstream.child_pool import ChildPool
 from mcp_sidecar.upstream.profile import InitializeRefused, Profile
 
 _EMPTY: Final = b"{}"
@@ -30,26 +31,7 @@ _LEGACY_ONLY: Final = frozenset(
 )
 
 
-class Processes(Protocol):
-    """A pool of processes of one era (upstream/child_pool.py)."""
-
-    async def acquire(self, call: Call | None = None) -> Multiplexer:
-        """A ready process, the one with the fewest calls. Raises UpstreamError(NOT_SENT)."""
-
-    def ready(self) -> list[Multiplexer]:
-        """The processes that are ready now."""
-
-    async def drain(self, grace: float) -> None:
-        """Let calls finish, then close."""
-
-    async def close(self) -> None:
-        """End all processes."""
-
-    def status(self) -> dict[str, Any]:
-        """For `/status`."""
-
-
-Started = Callable[[Multiplexer], Any]
+Started = Callable[[Multiplexer], Awaitable[None]]
 
 
 def not_found(method: str) -> Reply:
@@ -69,7 +51,6 @@ class SharedPeer:
     def __init__(self, audience: Audience) -> None:
         self._audience = audience
         self.multiplexer: Multiplexer | None = None
-        self.profile: Profile | None = None
 
     def on_notification(self, method: str, message: bytes) -> None:
         """See Peer."""
@@ -94,18 +75,18 @@ class SharedServer:
 
     def __init__(
         self,
-        make_processes: Callable[[Era, Started], Processes],
+        make_processes: Callable[[Started, Started], ChildPool],
         *,
         on_change: OnChange,
         clock: Callable[[], float],
         discover_timeout: float = profiles.DISCOVER_TIMEOUT,
     ) -> None:
-        """`make_processes(era, started)` makes a pool; `started(multiplexer)` is awaited for each new process before it
-        is used, and its failure is a failed start."""
+        """`make_processes(started, probe)` makes a pool; `started(multiplexer)` is awaited for each new process before
+        it is used, and its failure is a failed start; `probe(multiplexer)` asks a suspect one for a sign of life."""
         self._make_processes = make_processes
         self._clock = clock
         self._discover_timeout = discover_timeout
-        self._groups: dict[Era, Processes] = {}
+        self._groups: dict[Era, ChildPool] = {}
         self._profiles: dict[Era, Profile] = {}
         self._feeds: dict[Multiplexer, ListenFeed] = {}
         self._era: Era | None = None
@@ -119,7 +100,7 @@ class SharedServer:
 
     # --- which processes
 
-    async def _group(self, era: Era) -> tuple[Processes, Era]:
+    async def _group(self, era: Era) -> tuple[ChildPool, Era]:
         """The processes that serve callers of `era`, and what they speak."""
         if self._era is None:
             async with self._deciding:
@@ -129,7 +110,7 @@ class SharedServer:
             return self._groups[self._era], self._era
         group = self._groups.get(Era.LEGACY)
         if group is None:
-            group = self._groups[Era.LEGACY] = self._make_processes(Era.LEGACY, self._start_legacy)
+            group = self._groups[Era.LEGACY] = self._make(self._start_legacy)
         if self._serves_legacy is None:
             try:
                 await group.acquire()
@@ -142,8 +123,13 @@ class SharedServer:
                 return self._groups[Era.MODERN], Era.MODERN
         return group, Era.LEGACY
 
-    async def _decide(self) -> tuple[Processes, Era]:
-        group = self._groups.get(Era.MODERN) or self._make_processes(Era.MODERN, self._start_first)
+    def _make(self, started: Started) -> ChildPool:
+        group = self._make_processes(started, self._ask_for_life)
+        group.start()
+        return group
+
+    async def _decide(self) -> tuple[ChildPool, Era]:
+        group = self._groups.get(Era.MODERN) or self._make(self._start_first)
         self._groups[Era.MODERN] = group
         await group.acquire()
         assert self._era is not None
@@ -153,6 +139,7 @@ class SharedServer:
 
     async def _start_first(self, multiplexer: Multiplexer) -> None:
         """Open the conversation with a process of a server whose era is, or was, to be found out."""
+        _attach(multiplexer)
         profile = None
         if not self._dies_of_discover and self._era is not Era.LEGACY:
             try:
@@ -160,7 +147,7 @@ class SharedServer:
             except UpstreamError as error:
                 if error.reason in (Reason.CHILD_EXITED, Reason.CONNECTION_LOST) and self._era is None:
                     self._dies_of_discover = True
-                    error.counted = False
+                    error.counted = False  # not the server's failure: start another at once
                 raise
         if profile is None:
             profile = await profiles.initialize(multiplexer)
@@ -168,6 +155,7 @@ class SharedServer:
         await self._started(multiplexer, profile)
 
     async def _start_legacy(self, multiplexer: Multiplexer) -> None:
+        _attach(multiplexer)
         try:
             profile = await profiles.initialize(multiplexer)
         except InitializeRefused:
@@ -177,22 +165,37 @@ class SharedServer:
         await self._started(multiplexer, profile)
 
     async def _started(self, multiplexer: Multiplexer, profile: Profile) -> None:
-        peer = multiplexer.peer
-        assert isinstance(peer, SharedPeer)
-        peer.multiplexer = multiplexer
-        peer.profile = profile
         restarted = profile.era in self._profiles
         self._profiles[profile.era] = profile
         if profile.era is Era.MODERN:
             self._feed(multiplexer, profile)
         else:
-            level = self.audience.level
-            if level is not None:
-                await multiplexer.request("logging/setLevel", envelope.encode({"level": level}))
-            for uri in self.audience.uris:
-                await multiplexer.request("resources/subscribe", envelope.encode({"uri": uri}))
+            await self._restore(multiplexer)
         if restarted:
             self.audience.changed_everything(profile)
+
+    async def _restore(self, multiplexer: Multiplexer) -> None:
+        """Tell a legacy process what the sessions had asked of the one before."""
+        level = self.audience.level
+        if level is not None:
+            await multiplexer.request("logging/setLevel", envelope.encode({"level": level}))
+        for uri in self.audience.uris:
+            await multiplexer.request("resources/subscribe", envelope.encode({"uri": uri}))
+
+    async def adopt(self, other: SharedServer) -> None:
+        """Take over the callers of the server that this one replaces."""
+        self.audience.adopt(other.audience)
+        for multiplexer in _ready(self._groups.get(Era.LEGACY)):
+            await self._restore(multiplexer)
+        self._refresh_feeds()
+        profile = self.profile
+        if profile is not None:
+            self.audience.changed_everything(profile)
+
+    def rotate(self, reason: str) -> None:
+        """New secrets: move to new processes, each old one only when its successor is ready."""
+        for group in self._groups.values():
+            group.replace(reason)
 
     def _feed(self, multiplexer: Multiplexer, profile: Profile) -> None:
         """Listen to a modern process for the legacy sessions and for the cache; one process is enough."""
@@ -282,7 +285,7 @@ class SharedServer:
         if group is None:
             self._refresh_feeds()
             return
-        for multiplexer in group.ready():
+        for multiplexer in _ready(group):
             task = asyncio.get_running_loop().create_task(self._ask_quietly(multiplexer, method, params))
             self._asides.add(task)
             task.add_done_callback(self._asides.discard)
@@ -294,7 +297,7 @@ class SharedServer:
         except (TimeoutError, CallError):
             return
 
-    async def _set_level(self, call: Call, state: SharedSession, group: Processes, era: Era) -> Reply:
+    async def _set_level(self, call: Call, state: SharedSession, group: ChildPool, era: Era) -> Reply:
         try:
             level = envelope.text(envelope.members(call.params or _EMPTY)["level"])
         except (KeyError, ValueError):
@@ -309,11 +312,11 @@ class SharedServer:
             return await multiplexer.request(call.method, call.params, call=call)
         state.level = level
         if era is Era.LEGACY and self.audience.level != before:
-            for multiplexer in group.ready():
+            for multiplexer in _ready(group):
                 await multiplexer.request(call.method, envelope.encode({"level": self.audience.level}), call=call)
         return ours(_EMPTY)
 
-    async def _subscribe(self, call: Call, state: SharedSession, group: Processes, era: Era) -> Reply:
+    async def _subscribe(self, call: Call, state: SharedSession, group: ChildPool, era: Era) -> Reply:
         uri = envelope.params_head(call.params).uri
         if not isinstance(uri, str):
             return Reply(error=envelope.error_object(envelope.INVALID_PARAMS, "params.uri is missing"))
@@ -376,8 +379,11 @@ class SharedServer:
     async def probe(self) -> Profile:
         """A sign of life from one process: starts it where there is none."""
         group, era = await self._group(Era.MODERN)
-        multiplexer = await group.acquire()
-        if era is Era.MODERN:
+        await self._ask_for_life(await group.acquire())
+        return self._profiles[era]
+
+    async def _ask_for_life(self, multiplexer: Multiplexer) -> None:
+        if self._profile_of(multiplexer) is Era.MODERN:
             reply = await multiplexer.request(DISCOVER, profiles.modern_meta())
         else:
             reply = await multiplexer.request("ping", None)
@@ -387,7 +393,10 @@ class SharedServer:
                 Reason.PROTOCOL_ERROR, f"the check was answered by error {code}", delivery=Delivery.ANSWERED
             )
         multiplexer.absolve()
-        return self._profiles[era]
+
+    def _profile_of(self, multiplexer: Multiplexer) -> Era:
+        modern = self._groups.get(Era.MODERN)
+        return Era.MODERN if modern is not None and multiplexer in _ready(modern) else Era.LEGACY
 
     async def list_tools(self, cursor: str | None) -> bytes | None:
         """A page of `tools/list` for the sidecar itself; None where the server has none."""
@@ -408,7 +417,7 @@ class SharedServer:
         known = [self._era.value] if self._era is not None else []
         return [*known, Era.LEGACY.value] if self._era is Era.MODERN and self._serves_legacy else known
 
-    def groups(self) -> dict[Era, Processes]:
+    def groups(self) -> dict[Era, ChildPool]:
         """The pools by era."""
         return dict(self._groups)
 
@@ -427,3 +436,14 @@ class SharedServer:
             task.cancel()
         self.audience.close()
         await asyncio.gather(*(group.close() for group in self._groups.values()))
+
+
+def _attach(multiplexer: Multiplexer) -> None:
+    peer = multiplexer.peer
+    assert isinstance(peer, SharedPeer)
+    peer.multiplexer = multiplexer
+
+
+def _ready(group: ChildPool | None) -> list[Multiplexer]:
+    """The processes of a pool that take calls now."""
+    return group.ready() if group is not None else []
