@@ -510,6 +510,7 @@ async def test_a_failed_refill_fails_nobody() -> None:
 
     pool = Pool(second_fails, PoolSettings(max_size=3, min_size=3), clock=asyncio.get_running_loop().time)
     lease = await pool.acquire()
+    assert pool.open_failures == 2
     pool.release(lease)
     await pool.close()
 
@@ -524,6 +525,23 @@ async def test_what_opening_should_not_raise_becomes_an_internal_error() -> None
     with pytest.raises(UpstreamError) as caught:
         await pool.acquire()
     assert caught.value.reason is Reason.INTERNAL
+    await pool.close()
+
+
+@on_virtual_loop
+async def test_a_server_that_breaks_new_connections_fails_the_waiter_at_once() -> None:
+    factory = Factory()
+
+    async def greeted() -> Connection:
+        connection = await factory()
+        connection.reason = "unasked bytes"
+        return connection
+
+    pool = Pool(greeted, PoolSettings(max_size=2, min_size=2))
+    results = await asyncio.gather(pool.acquire(), pool.acquire_stream(), return_exceptions=True)
+    assert [getattr(r, "reason", None) for r in results] == [Reason.CONNECT_FAILED] * 2
+    assert len(factory.made) <= 3
+    assert all(c.closed for c in factory.made)
     await pool.close()
 
 

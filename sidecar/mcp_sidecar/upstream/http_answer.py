@@ -191,7 +191,9 @@ def decoded(body: bytes, encoding: bytes, limit: int) -> bytes:
         return body
     if name not in (b"gzip", b"x-gzip", b"deflate"):
         raise protocol_error("its content encoding was not asked for")
-    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # both forms, told apart by their first bytes
+    # "deflate" is sent with and without the zlib header (RFC 9110 8.4.1.2); the header's low bits are 8
+    bare = name == b"deflate" and body[:1] and body[0] & 0x0F != 8
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | 32)
     try:
         plain = inflater.decompress(body, limit + 1)
     except zlib.error:

@@ -295,32 +295,42 @@ class Pool(Generic[C]):
 
     async def _own(self, slot: Slot[C]) -> None:
         """The life of one connection."""
-        claim = slot.claim
         try:
-            try:
-                connection = await self._open()
-            except CallError as error:
-                self._not_opened(slot, error)
+            connection = await self._opening(slot)
+            if connection is None:
                 return
-            except Exception:  # noqa: BLE001 - logged; the waiter must learn of it
-                _log.exception("opening a connection of %s failed", self.name)
-                message = "a connection could not be opened"
-                self._not_opened(slot, UpstreamError(Reason.INTERNAL, message, delivery=Delivery.NOT_SENT))
-                return
-            finally:
-                if claim is None:
-                    self._starting -= 1
-            self.opened += 1
             slot.connection = connection
+            connection.on_lost = lambda: self._lost(slot)
             try:
-                connection.on_lost = lambda: self._lost(slot)
-                self._opened(slot, connection)
-                reason = await slot.ended
-                self.closes[reason] += 1
+                if connection.usable:
+                    self.opened += 1
+                    self._opened(slot, connection)
+                    reason = await slot.ended
+                    self.closes[reason] += 1
+                else:
+                    # else the waiters would have it opened again and again
+                    message = f"the server broke a new connection: {connection.reason}"
+                    self._not_opened(slot, UpstreamError(Reason.CONNECT_FAILED, message, delivery=Delivery.NOT_SENT))
             finally:
                 await connection.close()
         finally:
             self._gone(slot)
+
+    async def _opening(self, slot: Slot[C]) -> C | None:
+        claim = slot.claim
+        try:
+            return await self._open()
+        except CallError as error:
+            failure = error
+        except Exception:  # noqa: BLE001 - logged; the waiter must learn of it
+            _log.exception("opening a connection of %s failed", self.name)
+            message = "a connection could not be opened"
+            failure = UpstreamError(Reason.INTERNAL, message, delivery=Delivery.NOT_SENT)
+        finally:
+            if claim is None:
+                self._starting -= 1
+        self._not_opened(slot, failure)
+        return None
 
     def _not_opened(self, slot: Slot[C], error: CallError) -> None:
         self.open_failures += 1
@@ -328,8 +338,8 @@ class Pool(Generic[C]):
             if not slot.claim.done():
                 slot.claim.set_exception(error)
             return
-        # `_starting` still counts this one; whoever has no other opening to hope for gets the error
-        while self._waiting and len(self._waiting) >= self._starting:
+        # whoever has no other opening to hope for gets the error
+        while len(self._waiting) > self._starting:
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_exception(error)
@@ -341,8 +351,6 @@ class Pool(Generic[C]):
         claim, slot.claim = slot.claim, None
         if self._closing:
             self.end(slot, "shutdown")
-        elif not connection.usable:
-            self.end(slot, connection.reason or "lost")
         elif claim is not None and not claim.done():
             claim.set_result(self._lease(slot, connection, now))
         elif slot.generation != self.generation:
