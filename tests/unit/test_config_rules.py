@@ -233,3 +233,8 @@ def test_tools_filter() -> None:
     assert decide is not None
     assert [decide(name) for name in ("get_x", "get_secret", "set_x")] == [True, False, False]
     assert parse({"servers": {"s": COMMAND}}).config.servers["s"].tools_filter is None
+
+
+def test_a_password_in_a_url_is_refused_without_being_shown() -> None:
+    message = errors({"url": "http://user:canary@x.example/"})["url"]
+    assert message == "must not hold a user or password; use headers"

@@ -12,6 +12,7 @@ import pytest
 
 from mcp_sidecar.errors import ConfigError, Problem, SecretError
 from mcp_sidecar.secrets import DirectoryWatch, Files, Watcher
+from mcp_sidecar.secrets import watch as watch_module
 
 
 class Volume:
@@ -101,6 +102,26 @@ def test_files_come_and_go(tmp_path: Path) -> None:
     assert DirectoryWatch(tmp_path / "never").poll() == frozenset()
 
 
+def test_one_scan_is_of_one_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = Volume(tmp_path / "v", a="1", b="1")
+    scanner = DirectoryWatch(volume.directory, ["a", "b"])
+    kept = tmp_path / "kept"
+    shutil.copytree(volume.directory / "..2026_11_22_1", kept)
+    digest = watch_module._digest
+
+    def swap_after(*candidates: Path) -> bytes | None:
+        found = digest(*candidates)
+        if candidates[0].name == "a":
+            volume.write(a="2", b="2")
+            kept.rename(volume.directory / "..2026_11_22_1")  # the kubelet has not removed it yet
+        return found
+
+    monkeypatch.setattr(watch_module, "_digest", swap_after)
+    assert scanner.poll() == frozenset()
+    monkeypatch.undo()
+    assert scanner.poll() == {"a", "b"}
+
+
 def test_one_reading_is_of_one_version(tmp_path: Path) -> None:
     volume = Volume(tmp_path / "v", a="a1", b="b1")
     reading = Files()
@@ -157,11 +178,14 @@ async def test_watcher_tells_once_per_look(tmp_path: Path) -> None:
     await watcher.look()
     await watcher.look()
     assert (len(told), watcher.reloads, watcher.failures) == (1, 1, 0)
-    end()
-    end()
     (tmp_path / "a").write_text("3")
     await watcher.look()
-    assert len(told) == 1
+    assert len(told) == 2, "one directory of the two is enough"
+    end()
+    end()
+    (tmp_path / "a").write_text("4")
+    await watcher.look()
+    assert len(told) == 2
 
 
 @pytest.mark.parametrize("error", [SecretError("bad"), ConfigError([Problem("x", "bad")])])
