@@ -179,6 +179,16 @@ async def test_an_offered_upgrade_is_ignored() -> None:
 
 
 @on_both_loops
+async def test_many_upgrades_at_once_are_ignored() -> None:
+    one = post(b"java", "/mcp", "Connection: Upgrade", "Upgrade: h2c")
+    async with Front() as front, await front.caller() as caller:
+        caller.send(one * 2000 + get().replace(b"Host", b"Ghost"))
+        for _ in range(2000):
+            assert (await caller.answer()).body == b"java"
+        assert (await caller.only_answer()).status == 400
+
+
+@on_both_loops
 async def test_absolute_form_must_agree_with_host() -> None:
     async with Front() as front, await front.caller() as caller:
         caller.send(b"GET http://LOCALHOST/mcp?q HTTP/1.1\r\n" + HOST + b"\r\n")

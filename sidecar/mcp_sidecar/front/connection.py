@@ -358,6 +358,9 @@ class Connection(asyncio.Protocol):
             self._held_paused = False
             transport.resume_reading()
         if transport.can_write_eof():
-            transport.write_eof()
+            try:
+                transport.write_eof()
+            except OSError:  # reset under way
+                self.abort()
         else:
             transport.close()  # TLS: the end of both ways, but it reads and discards until the caller agrees

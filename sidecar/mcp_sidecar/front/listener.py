@@ -67,6 +67,7 @@ class Listener:
         self._tasks: dict[Request, asyncio.Task[None]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_due = 0.0
+        self._sweep_skipped = False
         self._resume: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
         self.draining = False
@@ -303,14 +304,15 @@ class Listener:
     def _sweep(self) -> None:
         assert self._loop is not None
         now = self.now()
-        if now - self._sweep_due > self.settings.sweep_interval:
-            # The loop stood still, and uvloop runs timers before it polls: what callers sent meanwhile is unread and
-            # would look like a time-out. Read it first.
-            self._sweep_due = now
-            self._sweeper = self._loop.call_later(0.001, self._sweep)
-            return
-        for connection in tuple(self._connections):
-            connection.sweep(now)
+        late = now - self._sweep_due > self.settings.sweep_interval
+        if late and not self._sweep_skipped:
+            # The loop stood still: what callers sent meanwhile may be unread and would look like a time-out. Read it
+            # first; but a loop that is late every time must not spare slow callers for ever.
+            self._sweep_skipped = True
+        else:
+            self._sweep_skipped = False
+            for connection in tuple(self._connections):
+                connection.sweep(now)
         self._schedule_sweep()
 
     @property

@@ -97,27 +97,19 @@ class RequestReader:
         self.finished = False
         """A request said `Connection: close`: nothing after it is read."""
 
-    def feed(self, data: bytes) -> Refusal | None:
+    def feed(self, data: bytes | memoryview) -> Refusal | None:
         """Parse `data`. Returns what is wrong, once; nothing may be fed after that."""
-        if self.finished:
-            return None
         self._fed += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            return self._ignore_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserCallbackError as error:
-            stop = error.__context__
-            if isinstance(stop, _Stop):
-                return stop.refusal
-            raise
-        except httptools.HttpParserError as error:
-            if self.finished:  # llhttp complains about bytes after a last request; they are simply not read
-                return None
-            return Refusal(Fault.MALFORMED_HTTP, f"malformed HTTP: {error}")
-        if self._fed:
+        outcome = self._parse(data)
+        while isinstance(outcome, int):
+            data = memoryview(data)[outcome:]
+            outcome = self._parse(self._head_without_upgrade())
+            self._fed = len(data)
+            if outcome is None:
+                outcome = self._parse(data)
+        if outcome is None and self._fed:
             return self._check_progress()
-        return None
+        return outcome
 
     def close(self) -> None:
         """Let go of the parser, which holds this object in a cycle."""
@@ -140,11 +132,29 @@ class RequestReader:
     def _head_too_large(self) -> Refusal:
         return Refusal(Fault.HEADERS_TOO_LARGE, f"request head exceeds {self._settings.max_header_bytes} bytes")
 
-    def _ignore_upgrade(self, rest: bytes) -> Refusal | None:
-        """Go on in HTTP/1.1 after an `Upgrade` header, as RFC 9110 7.8 allows.
+    def _parse(self, data: bytes | memoryview) -> Refusal | int | None:
+        """What is wrong; or, where an upgrade is offered and llhttp stops, how many bytes it took up to there."""
+        if self.finished:
+            return None
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            return int(upgrade.args[0])
+        except httptools.HttpParserCallbackError as error:
+            stop = error.__context__
+            if isinstance(stop, _Stop):
+                return stop.refusal
+            raise
+        except httptools.HttpParserError as error:
+            if self.finished:  # llhttp complains about bytes after a last request; they are simply not read
+                return None
+            return Refusal(Fault.MALFORMED_HTTP, f"malformed HTTP: {error}")
+        return None
 
-        Java's HttpClient offers h2c on every first request. llhttp stops there and skips the body, so a new parser is
-        given a head with the same framing and then what followed the head.
+    def _head_without_upgrade(self) -> bytes:
+        """A head with the framing of the one just read, for a new parser: so an offered upgrade is ignored.
+
+        RFC 9110 7.8 allows that, and Java's HttpClient offers h2c on every first request. llhttp would skip the body.
         """
         head = self._method + b" / HTTP/1.1\r\nHost: x\r\n"
         for name in (b"content-length", b"transfer-encoding"):
@@ -155,8 +165,7 @@ class RequestReader:
         self._upgrading = False
         self._replaying = True
         self._parser = httptools.HttpRequestParser(self)
-        self._fed = 0
-        return self.feed(head + b"\r\n" + rest)
+        return head + b"\r\n"
 
     # Callbacks of llhttp, in order.
 
