@@ -73,7 +73,7 @@ class Bulkhead:
 
     async def __call__(self, call: Call, next: Handler) -> Reply:
         """Answer the call within a place. Raises Rejected: QUEUE_FULL, QUEUE_TIMEOUT, DEADLINE_EXCEEDED."""
-        if self.in_flight < self.settings.limit and not self.queued and not self._returning:
+        if self.in_flight < self.settings.limit:  # then nobody waits: places are handed on, not put back
             self.in_flight += 1
         else:
             await self._enter(call)
@@ -106,7 +106,7 @@ class Bulkhead:
 
     async def regain(self, call: Call) -> None:
         """Take a place again, ahead of the queue. Raises Rejected(DEADLINE_EXCEEDED); the call then holds none."""
-        if self.in_flight < self.settings.limit and not self._returning:
+        if self.in_flight < self.settings.limit:
             self.in_flight += 1
         else:
             place = asyncio.get_running_loop().create_future()
