@@ -14,7 +14,7 @@ from msgspec import UNSET, Raw
 
 from mcp_sidecar.pipeline.call import Call, Era, Event, Reply, Sink
 from mcp_sidecar.protocol import envelope
-from mcp_sidecar.protocol.correlation import SUBSCRIPTION_ID_BYTES, restore_subscription, subscription_of
+from mcp_sidecar.protocol.correlation import restore_subscription, subscription_of
 from mcp_sidecar.protocol.envelope import Message
 from mcp_sidecar.protocol.revisions import LISTEN
 from mcp_sidecar.protocol.sse import ServerEvent
@@ -24,6 +24,8 @@ from mcp_sidecar.upstream.http_connection import HttpConnection
 HIGH_WATER: Final = 256 * 1024
 """Bytes a caller may have unread before its upstream is read no further."""
 LOW_WATER: Final = 64 * 1024
+_SUBSCRIPTION: Final = b"subscriptionId"
+"""The part of the member's name that no encoder escapes."""
 _LOOK: Final = 0.02
 """Seconds between two looks at a slow caller."""
 
@@ -153,14 +155,20 @@ class CallStream:
                 call.pause(home.clock())
         elif message.method == "notifications/progress":
             call.progressed(home.clock())
-        elif call.method == LISTEN and SUBSCRIPTION_ID_BYTES in data:
+        elif self._listens() and _SUBSCRIPTION in data:
             data = self._restored(message, data)
         call.emit(Event(data, id, retry))
+
+    def _listens(self) -> bool:
+        return self.call.method == LISTEN and self.call.era is Era.MODERN
 
     def _restored(self, message: Message, data: bytes) -> bytes:
         if not isinstance(message.params, Raw) or not isinstance(message.method, str):
             return data
-        if subscription_of(message.params) != int(self.id):
+        subscription = subscription_of(message.params)
+        if subscription == -1:
+            return data
+        if subscription != int(self.id):
             raise protocol_error("an event is of another subscription", 200)
         return envelope.notification(message.method, restore_subscription(message.params, self.call.id))
 
@@ -168,7 +176,7 @@ class CallStream:
         if message.id is UNSET or not same_id(bytes(message.id), self.id):
             raise protocol_error("it answers another request", 200)
         result, error = outcome(message)
-        if result is not None and self.call.method == LISTEN and SUBSCRIPTION_ID_BYTES in result:
+        if result is not None and self._listens() and subscription_of(result) == int(self.id):
             result = restore_subscription(result, self.call.id)
         self.reply = Reply(result, error, event_id=event_id)
         self.connection.settle()
