@@ -9,13 +9,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mcp_sidecar.errors import Reason, Rejected
+from mcp_sidecar.errors import Reason, Rejected, UpstreamError
 from mcp_sidecar.pipeline.breaker import Breaker, BreakerSettings, Outcome, State
 from mcp_sidecar.pipeline.call import Reply
 from mcp_sidecar.pipeline.stack import compose
 from mcp_sidecar.pipeline.window import SlidingWindow
 from pipeline_calls import Script, clock, failure, fixed, make_call
-from virtual_clock import on_virtual_loop
+from virtual_clock import on_virtual_loop, run
 
 OK, BAD, NEUTRAL = Outcome.SUCCESS, Outcome.FAILURE, Outcome.NEUTRAL
 
@@ -333,6 +333,33 @@ async def test_which_errors_count() -> None:
         result = await asyncio.gather(handler(make_call()), return_exceptions=True)
         assert isinstance(result[0], type(step))
         assert breaker.transitions[State.OPEN] == bad, step
+
+
+@pytest.mark.parametrize(
+    "step, state",
+    [
+        (asyncio.CancelledError(), State.HALF_OPEN),
+        (Rejected(Reason.QUEUE_FULL, "no"), State.HALF_OPEN),
+        (ValueError("a bug of ours"), State.HALF_OPEN),
+        (failure(counted=False), State.HALF_OPEN),
+        (failure(), State.OPEN),
+        (Reply(error=b'{"code":-32603,"message":"internal"}'), State.CLOSED),
+    ],
+    ids=["cancelled", "refused", "bug", "not counted", "failure", "answer"],
+)
+def test_what_calls_in_half_open_decide(step: BaseException | Reply, state: State) -> None:
+    """F8: a cancelled call neither closes it, nor opens it, nor keeps its permit."""
+
+    async def check() -> None:
+        breaker = Breaker(BreakerSettings(consecutive=1), clock=clock)
+        with pytest.raises(UpstreamError):
+            await compose([breaker], Script(failure()))(make_call())
+        breaker.probe_succeeded()
+        for _ in range(3):
+            await asyncio.gather(compose([breaker], Script(step))(make_call()), return_exceptions=True)
+        assert (breaker.state, breaker.in_trial) == (state, 0)
+
+    run(check())
 
 
 @on_virtual_loop

@@ -179,6 +179,7 @@ def test_a_call_that_ends_while_its_place_is_lent_gives_back_nothing() -> None:
     other = hall.begin()
     hall.tasks[borrower].cancel()
     hall.loop.settle()
+    assert hall.outcome(borrower) == "cancelled"
     assert hall.bulkhead.in_flight == 1
     assert hall.outcome(other) == "in"
     assert hall.outcome(hall.begin()) == "pending"
