@@ -28,6 +28,9 @@ class Phase(enum.IntEnum):
     BODY = 2
 
 
+_NONE, _HEAD, _BODY = Phase  # an enum's attributes are slow on Python 3.11
+
+
 class RequestOwner(CallerConnection, Protocol):
     """Takes what was read, in order."""
 
@@ -53,6 +56,7 @@ class RequestReader:
         "_body",
         "_body_size",
         "_fed",
+        "_head_read",
         "_headers",
         "_keep_alive",
         "_method",
@@ -78,6 +82,7 @@ class RequestReader:
         self._settings = settings
         self._parser: Any = httptools.HttpRequestParser(self)
         self._fed = 0
+        self._head_read = False
         self._replaying = False
         self._upgrading = False
         self._headers: dict[bytes, bytes] = {}
@@ -91,7 +96,7 @@ class RequestReader:
         self._keep_alive = True
         self._version_11 = True
         self._method = b""
-        self.phase = Phase.NONE
+        self.phase: Phase = _NONE
         self.expects_continue = False
         """The caller waits for `100 Continue` before it sends the body."""
         self.finished = False
@@ -122,7 +127,7 @@ class RequestReader:
 
     def _check_progress(self) -> Refusal | None:
         settings = self._settings
-        if self.phase is not Phase.BODY:  # empty lines before a request count as its head
+        if self.phase is not _BODY:  # empty lines before a request count as its head
             if self._fed > settings.max_header_bytes + settings.max_target_bytes:
                 return self._head_too_large()
         elif self._fed - self._body_size > settings.max_header_bytes + _CHUNK_OVERHEAD * self._body_size:
@@ -170,8 +175,9 @@ class RequestReader:
     # Callbacks of llhttp, in order.
 
     def on_message_begin(self) -> None:
-        self.phase = Phase.HEAD
+        self.phase = _HEAD
         if not self._replaying:
+            self._head_read = False
             self._headers = {}
             self._repeated = None
             self._repeated_size = 0
@@ -186,7 +192,7 @@ class RequestReader:
             raise _Stop(Refusal(Fault.TARGET_TOO_LONG, f"request target exceeds {limit} bytes"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.phase is Phase.BODY or self._replaying:
+        if self._head_read:
             return  # a trailer, which nothing here may act upon; or seen before
         name = name.lower()
         headers = self._headers
@@ -201,10 +207,11 @@ class RequestReader:
             headers[name] = value
 
     def on_headers_complete(self) -> None:
-        self.phase = Phase.BODY
+        self.phase = _BODY
         if self._replaying:
             self._replaying = False
             return
+        self._head_read = True
         parser, headers, settings = self._parser, self._headers, self._settings
         if self._fed > settings.max_header_bytes:
             size = sum(map(len, headers)) + sum(map(len, headers.values())) + 4 * len(headers)
@@ -261,7 +268,7 @@ class RequestReader:
             self._version_11,
         )
         self.finished = not self._keep_alive
-        self.phase = Phase.NONE
+        self.phase = _NONE
         self.expects_continue = False
         self._fed = 0
         self._body = b""

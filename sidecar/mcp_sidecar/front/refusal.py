@@ -64,3 +64,8 @@ class Refusal:
     def status(self) -> int:
         """HTTP status."""
         return self.fault.status
+
+
+def incomplete(part: str, limit: float) -> Refusal:
+    """The 408 for a request whose head or body did not arrive within `limit` seconds."""
+    return Refusal(Fault.REQUEST_TIMEOUT, f"request {part} not complete within {limit:g} s")
