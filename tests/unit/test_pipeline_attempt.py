@@ -61,6 +61,22 @@ async def test_the_last_written_byte_decides_what_a_timeout_says() -> None:
 
 
 @on_virtual_loop
+async def test_what_one_attempt_told_is_not_believed_of_the_next() -> None:
+    async def tells(call: Call) -> Reply:
+        call.written = False
+        raise failure(Reason.CONNECT_FAILED, Delivery.NOT_SENT)
+
+    call = make_call()
+    await fails(build(tells)[1], call)
+
+    async def tells_nothing(call: Call) -> Reply:
+        await asyncio.sleep(100)
+        raise AssertionError
+
+    assert (await fails(build(tells_nothing)[1], call)).delivery is Delivery.MAYBE
+
+
+@on_virtual_loop
 async def test_progress_starts_the_time_of_the_attempt_anew_but_never_that_of_the_call() -> None:
     async def alive(call: Call) -> Reply:
         while True:
