@@ -195,7 +195,8 @@ class Connection(asyncio.Protocol):
             return
         if now >= self.deadline:
             self._expire(now)
-        if self._progress.stood_still(transport.get_write_buffer_size(), now) >= self._settings.write_timeout:
+        unsent = transport.get_write_buffer_size()
+        if unsent and self._progress.stood_still(unsent, now) >= self._settings.write_timeout:
             self._owner.dropped_slow()
             self.abort()
 

@@ -19,10 +19,7 @@ class WriteProgress:
         self._since = 0.0
 
     def stood_still(self, unsent: int, now: float) -> float:
-        """Seconds for which bytes have waited and the kernel took none, as far as was asked."""
-        if not unsent:
-            self._taken = -1
-            return 0.0
+        """Seconds for which `unsent` bytes or more waited and the kernel took none, as far as was asked."""
         taken = self.written - unsent
         if taken != self._taken:
             self._taken = taken
