@@ -350,6 +350,7 @@ def test_cancelled_at_every_step(consecutive: int) -> None:
 def test_all_callers_leave_at_every_step() -> None:
     undisturbed = Storm()
     undisturbed.run({})
+    undisturbed.check(set())
     everybody = list(range(len(undisturbed.calls)))
     for step in range(undisturbed.steps):
         storm = Storm()
