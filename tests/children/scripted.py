@@ -43,6 +43,23 @@ def grandchild(new_session):
     return pid
 
 
+def heir(path):
+    """Leave a process behind that holds stdout and, told to end, says so in a file first."""
+
+    def end(number, frame):
+        with open(path, "w") as file:
+            file.write("ended in good order")
+        os._exit(0)
+
+    ready, tell = os.pipe()
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, end)
+        os.write(tell, b"x")
+        while True:
+            time.sleep(600)
+    os.read(ready, 1)
+
+
 def orphan():
     """A grandchild whose parent exits: it is given to init, or to the subreaper, and exits soon."""
     read, put = os.pipe()
@@ -114,6 +131,14 @@ def act(do, id, params):
         answer(id, params)
         while True:
             time.sleep(600)
+    elif do == "exit-on-term":
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(7))
+        answer(id, params)
+        while True:
+            time.sleep(600)
+    elif do == "heir":
+        heir(params["path"])
+        answer(id, params)
     elif do == "close-stdout":
         os.close(1)
         time.sleep(600)

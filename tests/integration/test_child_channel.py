@@ -288,6 +288,21 @@ async def test_server_that_ignores_term_is_killed() -> None:
 
 
 @both_loops
+async def test_server_that_reads_no_end_of_stdin_is_asked_by_term() -> None:
+    async with server(stdin_grace=0.05) as s:
+        await s.call("exit-on-term")
+    assert str(s.channel.exit_status) == "exited with status 7"
+
+
+@both_loops
+async def test_rest_of_the_group_is_asked_before_it_is_killed(tmp_path: Path) -> None:
+    will = tmp_path / "will"
+    async with server(stdin_grace=0.2) as s:
+        await s.call("heir", path=str(will))
+    assert will.read_text() == "ended in good order"
+
+
+@both_loops
 async def test_stopped_process_is_killed() -> None:
     async with server(stdin_grace=0.05, term_grace=0.05) as s:
         await s.call()
@@ -486,7 +501,7 @@ async def test_no_descriptor_left_is_a_failed_start_and_leaks_none() -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             await channel.close("test")
-        await until(lambda: descriptors() <= before)
+        await until(lambda before=before: descriptors() <= before)  # type: ignore[misc]
     for fd in filled:
         os.close(fd)
     assert len(kinds) >= 6

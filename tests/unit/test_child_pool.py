@@ -552,6 +552,7 @@ async def test_cancelled_waiter_leaves_nothing(w: World) -> None:
     task.cancel()
     await asyncio.wait([task])
     assert w.pool.waiting == 0
+    assert not w.pool._waiters
     await asyncio.sleep(1)
     assert w.states() == ["ready"]
     assert w.pool.in_flight == 0

@@ -457,6 +457,16 @@ async def test_broken_message_fails_the_only_call_that_it_can_be(b: Bench) -> No
 
 
 @bench_test
+async def test_broken_request_of_the_server_fails_no_call(b: Bench) -> None:
+    task = b.start()
+    await settle()
+    b.channel.on_message(b'{"jsonrpc":"2.0","method":"sampling/createMessage","params":{')
+    await settle()
+    assert not task.done()
+    assert b.mux.garbage_lines == 1
+
+
+@bench_test
 async def test_broken_message_with_two_calls_in_flight_is_only_counted(b: Bench) -> None:
     tasks = b.start(), b.start()
     await settle()
@@ -540,7 +550,7 @@ async def test_requests_wait_for_room(b: Bench) -> None:
 @bench_test
 async def test_three_given_up_in_a_row_make_it_suspect(b: Bench) -> None:
     told: list[bool] = []
-    b.mux.on_suspect = lambda: told.append(True)
+    b.mux.suspicion.on_suspect = lambda: told.append(True)
     for _ in range(2):
         task = b.start()
         await settle()

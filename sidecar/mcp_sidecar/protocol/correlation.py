@@ -14,7 +14,8 @@ from msgspec import Raw
 from mcp_sidecar.protocol.envelope import EnvelopeError, compose, members, notification
 
 SUBSCRIPTION_ID: Final = "io.modelcontextprotocol/subscriptionId"
-SUBSCRIPTION_ID_BYTES: Final = SUBSCRIPTION_ID.encode()
+SUBSCRIPTION_BYTES: Final = b"subscriptionId"
+"""The part of the name that no encoder writes escaped (some write `\\/` for the slash)."""
 PROGRESS_TOKEN_BYTES: Final = b"progressToken"
 
 
@@ -28,16 +29,26 @@ def number(raw: bytes | None) -> int:
 
 
 def replace_progress_token(params: bytes, token: bytes) -> tuple[bytes, bytes | None]:
-    """Params with `token` for `_meta.progressToken`, and the caller's own; unchanged and None where there is none."""
+    """Params with `token` for `_meta.progressToken`, and the caller's own; None where there is none.
+
+    Composed anew wherever there is a `_meta`, so that no second one, nor a second token in it, is left for a server
+    that reads the first of equal names: a caller could name another's request by it.
+    """
     try:
         top = members(params)
-        meta = members(top["_meta"])
-        own = bytes(meta["progressToken"])
-    except (KeyError, EnvelopeError):
+    except EnvelopeError:
         return params, None
-    meta["progressToken"] = Raw(token)
-    top["_meta"] = Raw(compose(dict(meta)))
-    return compose(dict(top)), own
+    if "_meta" not in top:
+        return params, None
+    own: bytes | None = None
+    try:
+        meta = members(top["_meta"])
+    except EnvelopeError:
+        return compose({**top}), None
+    if "progressToken" in meta:
+        own = bytes(meta["progressToken"])
+        meta["progressToken"] = Raw(token)
+    return compose({**top, "_meta": compose({**meta})}), own
 
 
 def progress_of(params: bytes | Raw) -> tuple[int, dict[str, Raw]]:

@@ -20,6 +20,7 @@ from mcp_sidecar.protocol import correlation, envelope
 from mcp_sidecar.protocol.lines import Oversized, find_id
 from mcp_sidecar.upstream.channel import Channel, Peer
 from mcp_sidecar.upstream.pending import Pending, with_delivery
+from mcp_sidecar.upstream.suspicion import Suspicion
 
 NOT_CANCELLABLE: Final = frozenset({"initialize", "server/discover"})
 """MCP forbids to cancel `initialize`; a server that hangs in `server/discover` would not know what is cancelled."""
@@ -31,9 +32,6 @@ _SAMPLE: Final = 200
 class Multiplexer:
     """See the module. `ids` gives the next number of the sidecar's one counter; `report(kind, sample)` gets at most
     one sample (200 bytes) a second of what was not understood.
-
-    `suspect_after`: requests given up one after the other, without a sign of life between, that make the channel
-    suspect; `noise_limit`: lines of garbage without a sign of life between that do.
     """
 
     def __init__(
@@ -44,14 +42,11 @@ class Multiplexer:
         clock: Callable[[], float],
         peer: Peer,
         report: Callable[[str, bytes], None] | None = None,
-        suspect_after: int = 3,
-        noise_limit: int = 1000,
+        suspicion: Suspicion | None = None,
     ) -> None:
         self.channel = channel
         self.peer = peer
-        self.suspect_after = suspect_after
-        self.noise_limit = noise_limit
-        self.on_suspect: Callable[[], None] | None = None
+        self.suspicion = suspicion or Suspicion()
         self.on_end: Callable[[], None] | None = None
         """Called once, when the channel is gone and every request has been failed."""
         self.on_idle: Callable[[], None] | None = None
@@ -65,9 +60,6 @@ class Multiplexer:
         self._abandoned: dict[int, None] = {}
         self._error: UpstreamError | None = None
         self._last_sent = -1
-        self._silent = 0
-        self._noise = 0
-        self.suspect = False
         self.in_flight = 0
         """Calls from entry to answer, waiting to be written included, listen streams not."""
         self.streams = 0
@@ -112,10 +104,9 @@ class Multiplexer:
             number = self._ids()
             raw_id = b"%d" % number
             if params is not None:
-                if correlation.PROGRESS_TOKEN_BYTES in params:
+                if correlation.PROGRESS_TOKEN_BYTES in params or b"\\u00" in params:  # names may be written escaped
                     params, pending.token = correlation.replace_progress_token(params, raw_id)
-                if b"\n" in params or b"\r" in params:
-                    params = _one_line(params)
+                params = _one_line(params)
             pending.sent = self.channel.send(envelope.request(raw_id, method, params))
             self._pending[number] = pending
             self._last_sent = number
@@ -136,15 +127,13 @@ class Multiplexer:
 
     def notify(self, method: str, params: bytes | None = None) -> bool:
         """Send a notification; False where it could not be queued (closed, or the server does not read)."""
-        if params is not None:
-            params = _one_line(params)
-        return self._post(envelope.notification(method, params))
+        return self._post(_one_line(envelope.notification(method, params)))
 
     def respond(self, id_raw: bytes, *, result: bytes | None = None, error: bytes | None = None) -> bool:
         """Answer a request of the server with exactly one of `result` and `error`; False where it cannot be queued."""
         if error is not None:
-            return self._post(envelope.error_response(id_raw, _one_line(error)))
-        return self._post(envelope.result_response(id_raw, _one_line(result if result is not None else b"{}")))
+            return self._post(_one_line(envelope.error_response(id_raw, error)))
+        return self._post(_one_line(envelope.result_response(id_raw, result or b"{}")))
 
     def _post(self, message: bytes) -> bool:
         if self._error is None:
@@ -172,10 +161,14 @@ class Multiplexer:
         """What ended the channel, None while it lives."""
         return self._error
 
+    @property
+    def suspect(self) -> bool:
+        """Whether the channel is perhaps dead."""
+        return self.suspicion.suspect
+
     def absolve(self) -> None:
         """The channel has proved to be alive by other means."""
-        self._silent = self._noise = 0
-        self.suspect = False
+        self.suspicion.alive()
 
     # --- from the server
 
@@ -205,23 +198,8 @@ class Multiplexer:
         if pending is None:
             self._on_stray(number, raw, line, message)
             return
-        self._silent = self._noise = 0
-        self.suspect = False
-        error = message.error
-        if error is not UNSET and bytes(error) != b"null":
-            if message.result is not UNSET and bytes(message.result) != b"null":
-                pending.invalid("an answer with both a result and an error")
-                return
-            reply = Reply(error=bytes(error))
-        elif message.result is not UNSET:
-            result = bytes(message.result)
-            if pending.listen:
-                result = self._own_subscription(pending, result)
-            reply = Reply(result)
-        else:
-            pending.invalid("an answer with neither a result nor an error")
-            return
-        if not pending.answer(reply):
+        self.suspicion.alive()
+        if not pending.answer(message):
             self.late_answers += 1
 
     def _on_stray(self, number: int, raw: bytes, line: bytes, message: envelope.Message) -> None:
@@ -229,11 +207,11 @@ class Multiplexer:
         if number in self._abandoned:
             del self._abandoned[number]
             self.late_answers += 1
-            self._silent = 0
+            self.suspicion.alive()
             return
         if raw in (b"null", b"") and message.error is not UNSET and self._sole() == self._last_sent >= 0:
             # The server could not read the last thing we sent, and that was the only request that waits.
-            self._pending.pop(self._last_sent).answer(Reply(error=bytes(message.error)))
+            self._pending.pop(self._last_sent).answer(message)
             return
         self.unknown_ids += 1
         self._tell("unknown id", line)
@@ -244,15 +222,14 @@ class Multiplexer:
             if method == "notifications/progress":
                 self._on_progress(bytes(params))
                 return
-            if correlation.SUBSCRIPTION_ID_BYTES in line:
+            if correlation.SUBSCRIPTION_BYTES in line:
                 number = correlation.subscription_of(params)
                 pending = self._pending.get(number)
                 if pending is None or not pending.listen:
                     self.late_events += 1
                     return
-                if pending.call is not None:
-                    line = envelope.notification(method, correlation.restore_subscription(params, pending.call.id))
-                self._hand_over(number, pending, line)
+                own = correlation.restore_subscription(params, pending.caller_id(number))
+                self._hand_over(number, pending, envelope.notification(method, own))
                 return
             if method == "notifications/cancelled":
                 self._on_torn_down(bytes(params))
@@ -265,7 +242,7 @@ class Multiplexer:
         if pending is None or pending.token is None:
             self.late_events += 1
             return
-        self._silent = self._noise = 0
+        self.suspicion.alive()
         if pending.call is not None:
             pending.call.progressed(self._clock())
         self._hand_over(number, pending, correlation.restore_progress(top, pending.token))
@@ -278,9 +255,7 @@ class Multiplexer:
             self.late_events += 1
             return
         del self._pending[number]
-        own = b"%d" % number if pending.call is None else pending.call.id
-        meta = envelope.compose({correlation.SUBSCRIPTION_ID: own})
-        pending.answer(Reply(b'{"resultType":"complete","_meta":%b}' % meta))
+        pending.complete(number)
 
     def _hand_over(self, number: int, pending: Pending, message: bytes) -> None:
         try:
@@ -289,18 +264,12 @@ class Multiplexer:
             pending.fail(error)
             self._give_up(number, pending, "the caller does not read")
 
-    def _own_subscription(self, pending: Pending, result: bytes) -> bytes:
-        if pending.call is None or correlation.subscription_of(result) < 0:
-            return result
-        return correlation.restore_subscription(result, pending.call.id)
-
     # --- what is not understood
 
     def _not_understood(self, line: bytes) -> None:
         if envelope.is_batch(line) and self._on_batch(line):
             return
         self.garbage_lines += 1
-        self._noise += 1
         self._tell("garbage", line)
         number = correlation.number(find_id(line[:1024], line[-256:]))
         if number < 0 and b"jsonrpc" in line[:1024] and b'"method"' not in line[:1024]:
@@ -309,8 +278,8 @@ class Multiplexer:
         pending = self._pending.pop(number, None)
         if pending is not None:
             pending.invalid("an answer that is not JSON-RPC")
-        elif self._noise >= self.noise_limit:
-            self._suspect()
+        else:
+            self.suspicion.garbage()
 
     def _on_batch(self, line: bytes) -> bool:
         """A JSON array of messages (revision 2025-03-26)."""
@@ -368,15 +337,7 @@ class Multiplexer:
                 % (number, envelope.encode(why))
             )
         if not pending.listen:
-            self._silent += 1
-            if self._silent >= self.suspect_after:
-                self._suspect()
-
-    def _suspect(self) -> None:
-        if not self.suspect:
-            self.suspect = True
-            if self.on_suspect is not None:
-                self.on_suspect()
+            self.suspicion.request_given_up()
 
     def _on_closed(self, error: UpstreamError) -> None:
         if self._error is not None:

@@ -9,8 +9,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from msgspec import UNSET
+
 from mcp_sidecar.errors import Delivery, Reason, UpstreamError
 from mcp_sidecar.pipeline.call import Call, Event, Reply
+from mcp_sidecar.protocol import correlation
+from mcp_sidecar.protocol.envelope import Message, compose
 from mcp_sidecar.upstream.channel import Sent
 
 LISTEN: Final = "subscriptions/listen"
@@ -36,12 +40,34 @@ class Pending:
         self.token: bytes | None = None
         self.sent: Sent | None = None
 
-    def answer(self, reply: Reply) -> bool:
+    def caller_id(self, number: int) -> bytes:
+        """The caller's raw id, `number` where the sidecar itself asked."""
+        return b"%d" % number if self.call is None else self.call.id
+
+    def answer(self, message: Message) -> bool:
         """Hand the answer to who waits; False where nobody does any more."""
         if self.future.done():
             return False
-        self.future.set_result(reply)
+        error, result = message.error, message.result
+        if error is not UNSET and bytes(error) != b"null":
+            if result is not UNSET and bytes(result) != b"null":
+                self.invalid("an answer with both a result and an error")
+            else:
+                self.future.set_result(Reply(error=bytes(error)))
+        elif result is UNSET:
+            self.invalid("an answer with neither a result nor an error")
+        else:
+            raw = bytes(result)
+            if self.listen and self.call is not None and correlation.subscription_of(raw) >= 0:
+                raw = correlation.restore_subscription(raw, self.call.id)
+            self.future.set_result(Reply(raw))
         return True
+
+    def complete(self, number: int) -> None:
+        """The server tore the subscription down without an answer: end it as an answer would."""
+        if not self.future.done():
+            meta = compose({correlation.SUBSCRIPTION_ID: self.caller_id(number)})
+            self.future.set_result(Reply(b'{"resultType":"complete","_meta":%b}' % meta))
 
     def fail(self, error: Exception) -> None:
         """End the waiting by an error."""

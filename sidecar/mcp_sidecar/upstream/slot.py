@@ -203,7 +203,7 @@ class Slot:
                 self.lives += 1
                 began = self._clock()
                 mux = self.mux = self._make()
-                mux.on_end = mux.on_suspect = self._wake.set
+                mux.on_end = mux.suspicion.on_suspect = self._wake.set
                 again = await self._start(mux)
             if again or self.start_failed:
                 reason = "start"
