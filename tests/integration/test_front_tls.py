@@ -20,6 +20,10 @@ from mcp_sidecar.front.request import Request
 from mcp_sidecar.front.tls import ServerTls, TlsFiles
 
 
+def _usage(ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(not ca, False, False, False, False, ca, ca, False, False)
+
+
 class Authority:
     """A certificate authority of the tests'."""
 
@@ -40,6 +44,10 @@ class Authority:
             .not_valid_before(now - dt.timedelta(hours=1))
             .not_valid_after(now + dt.timedelta(hours=1))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            # Python 3.13 verifies strictly (RFC 5280) by default
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
+            .add_extension(_usage(ca), critical=True)
         )
 
     def issue(self, directory: Path, name: str, password: bytes | None = None) -> tuple[Path, Path]:
