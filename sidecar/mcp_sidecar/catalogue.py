@@ -1,4 +1,4 @@
-"""What is known of a server's tools: names for metric labels, hints for retries, counts for `/status`.
+"""What is known of a server's tools: names for metric labels, hints for retries, headers to check, counts.
 
 Learned from `tools/list` answers that pass, and from those the health check asks for. A hint is a hint: whether it
 counts is the config's decision (`retry.trustAnnotations`; MCP 2026-07-28 `server/tools`: untrusted by default).
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from mcp_sidecar.pipeline.call import CallKind
+from mcp_sidecar.protocol.param_headers import Paths, mirrored
 from mcp_sidecar.protocol.revisions import IDEMPOTENT_METHODS, SAFE_METHODS
 
 
@@ -23,6 +24,7 @@ class _Annotations(msgspec.Struct):
 class _Tool(msgspec.Struct):
     name: str
     annotations: _Annotations | None = None
+    input_schema: msgspec.Raw = msgspec.field(default=msgspec.Raw(b""), name="inputSchema")
 
 
 class _ToolList(msgspec.Struct):
@@ -31,6 +33,7 @@ class _ToolList(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_ToolList).decode
+_NONE: Paths = {}
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Catalogue:
         self._settings = settings
         self._annotations: dict[str, _Annotations | None] = {}
         self._kinds: dict[str, CallKind] = {}
+        self._mirrored: dict[str, Paths] = {}
         self._seen = b""
         self.next_cursor: str | None = None
         """Where the next page begins, None where the newest was the last."""
@@ -81,12 +85,20 @@ class Catalogue:
             return False
         if first_page:
             self._annotations = {}
+            self._mirrored = {}
             self._seen = result if page.next_cursor is None else b""
         self._annotations.update((tool.name, tool.annotations) for tool in page.tools)
+        self._mirrored.update(
+            (tool.name, paths) for tool in page.tools if (paths := mirrored(bytes(tool.input_schema)))
+        )
         self._kinds.clear()
         self.next_cursor = page.next_cursor
         self.complete = page.next_cursor is None
         return not self.complete
+
+    def mirrored(self, tool: str) -> Paths:
+        """The `Mcp-Param-*` headers that must agree with the arguments of this tool."""
+        return self._mirrored.get(tool, _NONE)
 
     def kind(self, method: str, name: str | None) -> CallKind:
         """What a second execution of a call would do."""

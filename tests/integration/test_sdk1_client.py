@@ -193,27 +193,33 @@ def test_the_session_survives_refusals() -> None:
 
 def test_the_session_survives_requests_and_results_that_are_too_large() -> None:
     server = echo(limits={"maxResponseBytes": 20_000})
-    with session({"servers": {"echo": server}, "maxRequestBytes": 100_000}) as (_, client):
+    with session({"servers": {"echo": server}, "front": {"maxRequestBytes": 100_000}}) as (_, client):
         assert reason(client.call("echo", text={"repeat": 200_000})) == "request_too_large"
         client.assert_alive()
         assert reason(client.call("echo", text={"repeat": 50_000})) == "result_too_large"
         client.assert_alive()
 
 
-def test_the_session_survives_a_server_that_cannot_start() -> None:
-    with session({"servers": {"echo": echo(retry={"maxRetries": 0})}}) as (sidecar, client):
+def test_the_session_survives_a_server_that_cannot_start(tmp_path: Path) -> None:
+    command = tmp_path / "server"
+
+    def install(script: str) -> None:
+        replacement = tmp_path / "new"
+        replacement.write_text(f"#!/bin/sh\n{script}\n")
+        replacement.chmod(0o755)
+        replacement.replace(command)
+
+    install(f"exec {build()} stdio")
+    server = echo(command=str(command), args=[], retry={"maxRetries": 0})
+    with session({"servers": {"echo": server}}) as (sidecar, client):
         client.assert_alive()
-        config = json.loads(sidecar.config_path.read_text())
-        config["servers"]["echo"]["args"] = ["no such mode"]
-        sidecar.write_config(config)
-        os.kill(sidecar.pid, signal.SIGHUP)
-        until = time.monotonic() + 30
-        while "code" not in (answer := client.call("echo", text="x")) and time.monotonic() < until:
-            time.sleep(0.1)
-        assert reason(answer) in ("start_failed", "child_exited", "server_not_ready", "breaker_open")
-        config["servers"]["echo"]["args"] = ["stdio"]
-        sidecar.write_config(config)
-        os.kill(sidecar.pid, signal.SIGHUP)
+        install("exit 3")
+        for pid in sidecar.children():
+            os.kill(pid, signal.SIGKILL)
+        seen = {reason(answer) for answer in (client.call("echo", text="x") for _ in range(12)) if "code" in answer}
+        assert seen
+        assert seen <= {"start_failed", "child_exited", "server_not_ready", "breaker_open", "connection_lost"}
+        install(f"exec {build()} stdio")
         client.assert_alive()
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from msgspec import UNSET
 
 from mcp_sidecar.front.answer import Answer
 from mcp_sidecar.pipeline.call import Call, Era
 from mcp_sidecar.protocol import envelope
+from mcp_sidecar.protocol.param_headers import disagreement
 from mcp_sidecar.protocol.revisions import LISTEN, MODERN_VERSIONS, NAME_MEMBER, decode_header
 
 if TYPE_CHECKING:
@@ -107,6 +109,8 @@ def _conforms(caller: Caller, answer: Answer, message: Message, head: Params, id
             header = headers.get(b"mcp-name")
             if value is not UNSET and (header is None or decode_header(header) != value):
                 mismatch = f"Mcp-Name is missing or does not match params.{member} of the body"
+        if mismatch is None and message.method == "tools/call":
+            mismatch = _unlike_arguments(caller, message, head)
     if mismatch is not None:
         answer.refuse(400, envelope.HEADER_MISMATCH, f"header mismatch: {mismatch}", id)
         return False
@@ -116,6 +120,21 @@ def _conforms(caller: Caller, answer: Answer, message: Message, head: Params, id
         answer.refuse(400, envelope.UNSUPPORTED_PROTOCOL_VERSION, "unsupported protocol version", id, data)
         return False
     return True
+
+
+def _unlike_arguments(caller: Caller, message: Message, head: Params) -> str | None:
+    """Where `Mcp-Param-*` headers and arguments disagree. A server behind HTTP checks them itself."""
+    if not caller.server.upstream.holds_sessions or head.name is UNSET or message.params is UNSET:
+        return None
+    paths = caller.server.catalogue.mirrored(head.name)
+    if not paths:
+        return None
+    try:
+        arguments = msgspec.json.decode(message.params).get("arguments")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "Mcp-Param-* headers cannot be checked: the arguments cannot be read"
+    request = caller.request
+    return disagreement(paths, request.headers, request.repeated, arguments if isinstance(arguments, dict) else {})
 
 
 def graceful_end(call: Call) -> bytes:

@@ -126,7 +126,7 @@ class CallRecorder:
     def tools_listed(self, server: str, result: bytes) -> None:
         """Take the tool names from a `tools/list` result of the upstream: only these can become label values."""
         labels = self._tools.get(server)
-        if labels is None:
+        if labels is None or labels.just_listed(result):
             return
         given_up, homeless = labels.listed(tool_names(result))
         for tool in given_up:

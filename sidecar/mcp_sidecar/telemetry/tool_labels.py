@@ -40,9 +40,20 @@ class ToolLabels:
         self._limit = limit
         self._clock = clock
         self._seen: dict[str, float] = {}
+        self._latest = b""
+        self._latest_at = 0.0
 
     def __contains__(self, name: str | None) -> bool:
         return name in self._seen
+
+    def just_listed(self, result: bytes) -> bool:
+        """Whether the same list was seen a moment ago: it need not be parsed again."""
+        now = self._clock()
+        if result == self._latest and now - self._latest_at < TOOL_KEPT_SECONDS / 10:
+            return True
+        self._latest = result
+        self._latest_at = now
+        return False
 
     def listed(self, names: Iterable[str]) -> tuple[list[str], int]:
         """Take note of names that the upstream listed. Returns the names given up and how many found no room."""

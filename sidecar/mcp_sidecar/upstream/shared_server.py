@@ -19,10 +19,10 @@ from mcp_sidecar.protocol import envelope, translate
 from mcp_sidecar.protocol.revisions import DISCOVER, INITIALIZE, MODERN_METHODS, legacy_methods, negotiate
 from mcp_sidecar.upstream import profile as profiles
 from mcp_sidecar.upstream.audience import LEVELS, Audience, Listener, OnChange, SharedSession
+from mcp_sidecar.upstream.child_pool import ChildPool
 from mcp_sidecar.upstream.input_rounds import answer_inputs
 from mcp_sidecar.upstream.listen_feed import ListenFeed
 from mcp_sidecar.upstream.multiplexer import Multiplexer
-from mcp_sidecar.upstream.child_pool import ChildPool
 from mcp_sidecar.upstream.profile import InitializeRefused, Profile
 
 _EMPTY: Final = b"{}"
@@ -212,8 +212,10 @@ class SharedServer:
         return await self._legacy(call)
 
     async def _modern(self, call: Call) -> Reply:
-        group, era = await self._group(Era.MODERN)
         method = call.method
+        if method in _LEGACY_ONLY:
+            return not_found(method)  # a modern process of SDK 2.3.0 answers `initialize` with -32022
+        group, era = await self._group(Era.MODERN)
         if era is Era.MODERN:
             multiplexer = await group.acquire(call)
             return await multiplexer.request(method, call.params, call=call)
@@ -221,7 +223,7 @@ class SharedServer:
         if method == DISCOVER:
             await group.acquire(call)  # the answer is known, but a server that is down must not be called well
             return ours(translate.discover_result(self._profiles[Era.LEGACY].raw))
-        if method in _LEGACY_ONLY or method not in legacy_methods(profile.version):
+        if method not in legacy_methods(profile.version):
             return not_found(method)
         multiplexer = await group.acquire(call)
         reply = await multiplexer.request(method, translate.legacy_params(call.params), call=call)
