@@ -76,7 +76,14 @@ def test_the_table_is_bounded() -> None:
         assert limit.buckets <= 100
     assert limit.take(9_999) > 0
     assert limit.take(0) == 0.0  # forgotten long ago
+    patient, time = make(10.0, 100, max_buckets=3)
+    for number in range(50):
+        patient.take("busy")
+        patient.take(number)
+    assert patient.take("busy") == 0.0
+    assert patient._buckets["busy"] == pytest.approx(time.now + 5.1)  # never forgotten while it is used
     time.now += 10
+    limit.clock = time
     for number in range(60):
         limit.take(f"new {number}")
     assert limit.buckets <= 60  # rested buckets are dropped as new ones come

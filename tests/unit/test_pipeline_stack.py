@@ -163,6 +163,12 @@ def test_a_reload_keeps_the_state_and_drops_no_call() -> None:
     assert stages == (pipeline.cache, pipeline.single_flight, pipeline.rate_limit, pipeline.bulkhead, pipeline.retry)
     assert pipeline.retry is not None
     assert pipeline.retry.bulkhead is pipeline.bulkhead
+    retry = pipeline.retry
+    pipeline.reconfigure(PipelineSettings(bulkhead=None))
+    assert pipeline.retry is retry
+    assert retry.bulkhead is None
+    pipeline.reconfigure(PipelineSettings())
+    assert retry.bulkhead is pipeline.bulkhead is not None
     for call in (second, third):
         gate.answer(call)
     loop.settle()
