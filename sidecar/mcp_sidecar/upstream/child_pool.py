@@ -122,6 +122,8 @@ class ChildPool:
         Delivery.NOT_SENT: START_FAILED (counted where this call waited for the start that failed), SERVER_NOT_READY
         while the slot may not start for longer than the call can wait, ACQUIRE_TIMEOUT; Rejected(SHUTTING_DOWN).
         """
+        if call is not None:
+            call.written = False
         return self._best() or await self._wait(call)
 
     async def request(

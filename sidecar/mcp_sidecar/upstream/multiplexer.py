@@ -92,6 +92,8 @@ class Multiplexer:
         channel dies. When the waiting task is cancelled the server is told (except where MCP forbids it).
         """
         pending = Pending(method, self._loop.create_future(), on_event, call)
+        if call is not None:
+            call.written = False
         if pending.listen:
             self.streams += 1
         else:
@@ -325,8 +327,8 @@ class Multiplexer:
             return
         if pending.sent.withdraw():
             return
-        if pending.call is not None and pending.sent.delivered:
-            pending.call.delivery = max(pending.call.delivery, Delivery.MAYBE)
+        if pending.call is not None:
+            pending.call.written = True
         self.abandoned += 1
         self._abandoned[number] = None
         if len(self._abandoned) > _FORGET:
