@@ -628,6 +628,22 @@ async def test_a_burst_beyond_the_pool_is_served_in_turn() -> None:
         assert server.connections <= 4
 
 
+async def test_closing_the_upstream_fails_the_calls_under_way() -> None:
+    began = asyncio.Event()
+
+    async def script(request: SeenRequest, wire: Wire) -> None:
+        began.set()
+        await wire.gone()
+
+    async with FaultServer(script) as server, http_upstream(server.url) as upstream:
+        task = asyncio.create_task(upstream.exchange(make_call()))
+        await bounded(began.wait())
+        await bounded(upstream.close())
+        with pytest.raises(UpstreamError) as caught:
+            await bounded(task)
+        assert (caught.value.reason, caught.value.delivery) == (Reason.CONNECTION_LOST, Delivery.MAYBE)
+
+
 async def test_a_slow_caller_ends_its_own_stream() -> None:
     async def script(request: SeenRequest, wire: Wire) -> None:
         await wire.write(STREAM_HEAD + b"\r\n" + event(b'{"jsonrpc":"2.0","method":"notifications/message"}'))

@@ -396,9 +396,11 @@ class HttpConnection(asyncio.Protocol):
         if not self.reason:
             self.reason = reason
         self._state = _DEAD
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(self._lost("the connection was closed before the answer came"))
         if self._transport is not None:
             self._transport.abort()
-        self._waiter = None
         self._listener = None
         self._framer = None
         self._chunks.clear()

@@ -96,8 +96,11 @@ class RequestHeads:
     def message(
         self, session: str | None, version: str, length: int, headers: Headers = (), method: str | None = None
     ) -> bytes:
-        """The head of the POST of a notification or a response; `method` for modern callers only."""
-        block = self._post + self._session_lines(session, version)
+        """The head of the POST of a notification or a response; `method` for modern callers only.
+
+        `version` is empty where none is agreed (HTTP+SSE).
+        """
+        block = self._post + (self._session_lines(session, version) if version else b"")
         if method is not None:
             block += b"Mcp-Method: " + encode_header(method) + b"\r\n"
         return b"%b%bContent-Length: %d\r\n\r\n" % (block, self._passed_on(headers), length)
