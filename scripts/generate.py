@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def config_schema() -> str:
     """The JSON Schema of the sidecar's configuration, for editors."""
-    from mcp_sidecar.config.schema import schema
+    from mcp_sidecar.config.json_schema import schema
 
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
 

@@ -13,11 +13,12 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mcp_sidecar import __version__, settings
 from mcp_sidecar.binding import UnitMetrics
-from mcp_sidecar.config import Config, LoadedConfig
+from mcp_sidecar.config.loaded import LoadedConfig
+from mcp_sidecar.config.patterns import NamePatterns
 from mcp_sidecar.errors import ConfigError, Problem, SecretError
 from mcp_sidecar.front.admin import AdminHandler
 from mcp_sidecar.front.endpoint import Endpoint
@@ -45,6 +46,9 @@ from mcp_sidecar.telemetry.record import CallRecorder
 from mcp_sidecar.unit import ManagedUpstream, ServerUnit
 from mcp_sidecar.upstream.start_limiter import StartLimiter
 from mcp_sidecar.upstreams import UpstreamFactory
+
+if TYPE_CHECKING:
+    from mcp_sidecar.config import Config
 
 _SWEEP: Final = 30.0
 _STARTING_NOTICE: Final = 5.0
@@ -159,8 +163,6 @@ class Sidecar:
         if not config.front.tokens:
             self.gate.tokens = None
             return
-        from mcp_sidecar.config import NamePatterns
-
         files = [
             TokenFile(token.name, self._path(token.file), NamePatterns(token.tools)) for token in config.front.tokens
         ]
@@ -270,7 +272,7 @@ class Sidecar:
     async def reload(self) -> None:
         """Read the config again. A bad one is refused, reported and counted; the running one stays."""
         try:
-            loaded = self.loaded.reload()
+            loaded = await asyncio.to_thread(self.loaded.reload)
             changes = self.reloading.compare(self.config, loaded.config)
             store = SecretStore(loaded.config, directory=loaded.directory, redactor=self.redactor, clock=self._clock)
         except ConfigError as error:

@@ -71,18 +71,19 @@ def _config_failed(error: ConfigError) -> int:
     return 2
 
 
-def _load(arguments: argparse.Namespace) -> LoadedConfig:
-    from mcp_sidecar.config import load
-
+def _environ(arguments: argparse.Namespace) -> dict[str, str]:
+    """The environment with the flags that stand for single settings."""
     environ = dict(os.environ)
     for name, variable in _OVERRIDES.items():
         if getattr(arguments, name, None) is not None:
             environ[variable] = str(getattr(arguments, name))
-    return load(arguments.config, environ=environ)
+    return environ
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    loaded = _load(arguments)
+    from mcp_sidecar.config.apart import load_apart
+
+    loaded = load_apart(arguments.config, environ=_environ(arguments))
     from mcp_sidecar.app import run
 
     return run(loaded)
@@ -90,8 +91,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from mcp_sidecar.cli_check import check
+    from mcp_sidecar.config import load
 
-    return check(_load(arguments), values=arguments.values)
+    return check(load(arguments.config, environ=_environ(arguments)), values=arguments.values)
 
 
 def _schema(arguments: argparse.Namespace) -> int:

@@ -6,9 +6,13 @@ Every field says of itself how it is reloaded (`x-reload` of its schema); nothin
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
-from mcp_sidecar.config import Config, ConfigError, Section
+from mcp_sidecar.config.snapshot import Snapshot
+from mcp_sidecar.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mcp_sidecar.config import Config
 
 
 @dataclass
@@ -37,6 +41,7 @@ class Reload:
 
     def compare(self, old: Config, new: Config) -> Changes:
         """What is different."""
+        assert isinstance(old, Snapshot) and isinstance(new, Snapshot)  # noqa: PT018
         changes = Changes()
         _compare(old, new, "", changes, skip={"servers"})
         for name, server in new.enabled_servers.items():
@@ -45,6 +50,7 @@ class Reload:
                 changes.changed.add(f"servers.{name}")
                 continue
             found = Changes()
+            assert isinstance(before, Snapshot) and isinstance(server, Snapshot)  # noqa: PT018
             _compare(before, server, f"servers.{name}", found)
             changes.changed |= found.changed
             if found.replaced:
@@ -65,21 +71,19 @@ class Reload:
         self.needs_restart |= changes.needs_restart
 
 
-def _compare(old: Section, new: Section, path: str, changes: Changes, skip: set[str] | None = None) -> None:
-    for name, info in type(new).model_fields.items():
-        if skip and name in skip:
+def _compare(old: Snapshot, new: Snapshot, path: str, changes: Changes, skip: set[str] | None = None) -> None:
+    for field in new.fields:
+        if skip and field.name in skip:
             continue
-        before, after = getattr(old, name), getattr(new, name)
+        before, after = getattr(old, field.name), getattr(new, field.name)
         if before == after:
             continue
-        where = f"{path}.{info.alias or name}".lstrip(".")
-        extra: Any = info.json_schema_extra or {}
-        reload = extra.get("x-reload", "Live")
-        if isinstance(before, Section) and isinstance(after, Section) and reload == "Live":
+        where = f"{path}.{field.alias}".lstrip(".")
+        if isinstance(before, Snapshot) and isinstance(after, Snapshot) and field.reload == "Live":
             _compare(before, after, where, changes)
             continue
         changes.changed.add(where)
-        if reload == "Replaces":
+        if field.reload == "Replaces":
             changes.replaced.add(where)
-        elif reload == "Restart":
+        elif field.reload == "Restart":
             changes.needs_restart.add(where)

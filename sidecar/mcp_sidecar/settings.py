@@ -7,8 +7,8 @@ where a name of one becomes a name of the other.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mcp_sidecar import config
 from mcp_sidecar.catalogue import KindSettings
 from mcp_sidecar.front.limits import ListenerSettings
 from mcp_sidecar.front.sessions import SessionSettings
@@ -31,6 +31,9 @@ from mcp_sidecar.upstream.channel_upstream import ChannelSettings
 from mcp_sidecar.upstream.dial import DialSettings, TlsSettings
 from mcp_sidecar.upstream.http_upstream import HttpUpstreamSettings
 from mcp_sidecar.upstream.pool import PoolSettings
+
+if TYPE_CHECKING:
+    from mcp_sidecar import config
 
 _KINDS = {"Safe": CallKind.SAFE, "Idempotent": CallKind.IDEMPOTENT, "Unsafe": CallKind.UNSAFE}
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from mcp_sidecar import config, settings
+from mcp_sidecar import settings
 from mcp_sidecar.catalogue import Catalogue
 from mcp_sidecar.errors import CallError, Reason, Rejected, SecretError
 from mcp_sidecar.health import HealthCheck
@@ -25,6 +25,9 @@ from mcp_sidecar.telemetry.log import Log
 from mcp_sidecar.telemetry.record import CallRecorder
 from mcp_sidecar.upstream.channel_upstream import ChannelUpstream
 from mcp_sidecar.upstream.http_server import HttpServer
+
+if TYPE_CHECKING:
+    from mcp_sidecar import config
 
 _MAX_PAGES = 50
 """Pages of `tools/list` that the sidecar asks for itself."""
@@ -52,7 +55,7 @@ class ManagedUpstream(Upstream, Protocol):
         """Whether the server promised to say when the list of a method changes."""
 
 
-MakeUpstream = Callable[[str, config.Server], ManagedUpstream]
+MakeUpstream = Callable[[str, "config.Server"], ManagedUpstream]
 """Raises SecretError or ValueError where the values of the server cannot be used."""
 
 

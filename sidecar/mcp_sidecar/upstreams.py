@@ -10,8 +10,9 @@ import itertools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mcp_sidecar import config, settings
+from mcp_sidecar import settings
 from mcp_sidecar.pipeline.singleflight import Spawn
 from mcp_sidecar.secrets import Redactor, ServerSecrets
 from mcp_sidecar.telemetry.log import Log
@@ -27,6 +28,9 @@ from mcp_sidecar.upstream.socket_channel import SocketChannel, SocketSettings
 
 # from mcp_sidecar.upstream.sse_channel import SseChannel, SseSettings
 from mcp_sidecar.upstream.start_limiter import RestartSettings, StartLimiter
+
+if TYPE_CHECKING:
+    from mcp_sidecar import config
 
 
 class UpstreamFactory:

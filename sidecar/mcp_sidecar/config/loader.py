@@ -8,40 +8,18 @@ implicit servers. Afterwards `OUTRIGGER__<PATH>` variables replace single settin
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from mcp_sidecar.config.document import Config
 from mcp_sidecar.config.jsonc import decode
+from mcp_sidecar.config.loaded import LoadedConfig
 from mcp_sidecar.config.overrides import apply_overrides
 from mcp_sidecar.config.parsing import parse
 from mcp_sidecar.errors import ConfigError, Problem
 
 DEFAULT_PATH = ".mcp/config.json"
 """Below the home directory."""
-
-
-@dataclass(frozen=True)
-class LoadedConfig:
-    """A good config, where it came from, and what should be known about it."""
-
-    config: Config
-    source: str
-    """For people: a path, or `MCP_CONFIG_JSON`."""
-    path: Path | None
-    """The file to watch for changes; None when the config came from the environment."""
-    warnings: tuple[Problem, ...] = ()
-    again: Callable[[], LoadedConfig] | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def directory(self) -> Path:
-        """What relative paths in the config are relative to: the config's directory, else the working directory."""
-        return self.path.parent if self.path is not None else Path.cwd()
-
-    def reload(self) -> LoadedConfig:
-        """The config read anew from the same source, with the same overrides. Raises ConfigError."""
-        return self if self.again is None else self.again()
 
 
 def load(

@@ -13,6 +13,7 @@ from typing import Literal
 
 from mcp_sidecar.config.document import Config
 from mcp_sidecar.config.headers import MANAGED_HEADERS, USELESS_HEADERS, header_problem
+from mcp_sidecar.config.naming import token_name
 from mcp_sidecar.config.paths import Path, key
 from mcp_sidecar.config.server import Server
 from mcp_sidecar.config.urls import host_problem, origin_problem, url_problem
@@ -62,11 +63,6 @@ def check(config: Config) -> Iterator[Finding]:
     yield from _front(config)
     if config.sessions.idle_timeout > config.sessions.lifetime and "idle_timeout" in config.sessions.model_fields_set:
         yield _error("must be at most sessions.lifetime", ("sessions", "idleTimeout"), ("sessions", "lifetime"))
-
-
-def token_name(server: str) -> str:
-    """What stands for a server's name in `MCP_TOKEN_<SERVER>`: `brave-search` is `BRAVE_SEARCH`."""
-    return re.sub(r"[^A-Z0-9]", "_", server.upper())
 
 
 def _token_names(config: Config) -> Iterator[Finding]:

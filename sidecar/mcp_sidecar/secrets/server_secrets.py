@@ -10,9 +10,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mcp_sidecar.config.headers import USELESS_HEADERS, header_problem
-from mcp_sidecar.config.server import Server
 from mcp_sidecar.config.urls import url_problem
 from mcp_sidecar.config.values import Value
 from mcp_sidecar.errors import SecretError
@@ -20,6 +20,9 @@ from mcp_sidecar.secrets.files import Files
 from mcp_sidecar.secrets.keyring import KeySource
 from mcp_sidecar.secrets.redaction import looks_secret
 from mcp_sidecar.secrets.resolving import ValueSource
+
+if TYPE_CHECKING:
+    from mcp_sidecar.config.server import Server
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mcp_sidecar.config.document import Config
 from mcp_sidecar.errors import SecretError
 from mcp_sidecar.secrets.files import Files
 from mcp_sidecar.secrets.keyring import KeySource
@@ -21,6 +21,9 @@ from mcp_sidecar.secrets.redaction import Redactor
 from mcp_sidecar.secrets.server_secrets import ServerSecrets
 from mcp_sidecar.secrets.tokens import server_tokens
 from mcp_sidecar.secrets.watch import Watcher
+
+if TYPE_CHECKING:
+    from mcp_sidecar.config.document import Config
 
 
 class SecretStore:

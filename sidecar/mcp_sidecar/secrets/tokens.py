@@ -7,11 +7,14 @@ fits no server, or two that fit one, is an error: a token that is silently not u
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from mcp_sidecar.config.document import Config
-from mcp_sidecar.config.rules import token_name
+from mcp_sidecar.config.naming import token_name
 from mcp_sidecar.config.values import Value
 from mcp_sidecar.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from mcp_sidecar.config.document import Config
 
 PREFIX = "MCP_TOKEN_"
 FILE_SUFFIX = "_FILE"
