@@ -20,7 +20,7 @@ from mcp_sidecar.pipeline.classification import ClassificationSettings, Times, c
 from mcp_sidecar.pipeline.retry import Retry, RetrySettings
 from mcp_sidecar.pipeline.stack import compose
 from pipeline_calls import RESULT, Gate, Script, clock, failure, fixed, make_call, outcome, start
-from virtual_clock import START, VirtualLoop, on_virtual_loop
+from virtual_clock import START, VirtualLoop, on_virtual_loop, run
 
 N, R, M, A = Delivery.NOT_SENT, Delivery.REFUSED, Delivery.MAYBE, Delivery.ANSWERED
 ALL, TWICE, NONE = "all", "safe and idempotent", "none"
@@ -244,6 +244,21 @@ async def test_an_unsafe_call_that_may_have_been_executed_is_not_repeated() -> N
         await build(script)[1](call)
     assert (script.attempts, caught.value.reason, caught.value.delivery) == (2, Reason.CONNECTION_LOST, M)
     assert call.delivery is M
+
+
+@pytest.mark.parametrize("member", [b"requestState", b"inputResponses"])
+def test_one_time_state_is_not_sent_twice(member: bytes) -> None:
+    """A read that continues a question back may have used its state up (notes/protocol.md A)."""
+
+    async def check() -> None:
+        params = b'{"uri":"a","%s":{}}' % member
+        for error, attempts in ((failure(), 1), (failure(Reason.CONNECT_FAILED, N), 4)):
+            script = Script(error)
+            with pytest.raises(UpstreamError):
+                await build(script)[1](make_call("resources/read", params=params))
+            assert script.attempts == attempts
+
+    run(check())
 
 
 @on_virtual_loop

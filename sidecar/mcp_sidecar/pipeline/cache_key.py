@@ -85,6 +85,12 @@ def wants_progress(call: Call) -> bool:
     return call.params is not None and b"progressToken" in call.params
 
 
+def has_one_time_state(call: Call) -> bool:
+    """Whether the call may carry state that a server takes only once; errs on the side of yes."""
+    params = call.params
+    return params is not None and (b"requestState" in params or b"inputResponses" in params)
+
+
 def _members(raw: bytes) -> dict[str, Raw] | None:
     """The members of a JSON object; None where it is none, or repeats one."""
     try:

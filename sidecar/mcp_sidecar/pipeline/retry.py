@@ -19,7 +19,8 @@ from mcp_sidecar.errors import Reason, Rejected, UpstreamError
 from mcp_sidecar.pipeline.backoff import Backoff, BackoffSettings
 from mcp_sidecar.pipeline.budget import BudgetSettings, RetryBudget
 from mcp_sidecar.pipeline.bulkhead import Bulkhead
-from mcp_sidecar.pipeline.call import Call, Handler, Reply
+from mcp_sidecar.pipeline.cache_key import has_one_time_state
+from mcp_sidecar.pipeline.call import Call, CallKind, Handler, Reply
 from mcp_sidecar.pipeline.classification import ClassificationSettings, Times, classify, worse
 
 
@@ -103,7 +104,8 @@ class Retry:
         settings = self.settings
         if retries >= settings.max_retries:
             return False
-        rule = classify(failure, call.kind, call.committed, settings.classification)
+        kind = CallKind.UNSAFE if has_one_time_state(call) else call.kind
+        rule = classify(failure, kind, call.committed, settings.classification)
         if rule.times is Times.NEVER or (rule.times is Times.ONCE and failure.reason in seen):
             return False
         delay = self.backoff.delay(retries, throttled=rule.throttled, retry_after=failure.retry_after)
