@@ -559,6 +559,20 @@ async def test_cancelled_waiter_leaves_nothing(w: World) -> None:
 
 
 @virtual()
+async def test_counts_of_what_was_wrong_outlive_the_process(w: World) -> None:
+    w.pool.start()
+    await asyncio.sleep(1.5)
+    w.channels[0].on_message(b"noise")
+    assert w.pool.irregular()["garbage_lines"] == 1
+    w.channels[0].crash()
+    await asyncio.sleep(5)
+    w.channels[1].on_message(b"noise")
+    w.channels[1].answer(99)
+    assert w.pool.irregular()["garbage_lines"] == 2
+    assert w.pool.irregular()["unknown_ids"] == 1
+
+
+@virtual()
 async def test_status_tells_what_is_going_on(w: World) -> None:
     w.start_error = "the command 'x' was not found on PATH"
     w.pool.start()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -310,6 +310,14 @@ class ChildPool:
         for slot in list(self.slots):
             slot.retire("shutdown", patience)
         self._wake(None)
+
+    def irregular(self) -> Counter[str]:
+        """What all processes so far sent wrong or too late, by kind: never falls."""
+        counts = Counter(self.counters.irregular)
+        for slot in self.slots:
+            if slot.mux is not None:
+                counts.update(slot.mux.irregular())
+        return counts
 
     def status(self) -> dict[str, object]:
         """For /status."""

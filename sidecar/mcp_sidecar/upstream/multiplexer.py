@@ -25,6 +25,9 @@ from mcp_sidecar.upstream.suspicion import Suspicion
 NOT_CANCELLABLE: Final = frozenset({"initialize", "server/discover"})
 """MCP forbids to cancel `initialize`; a server that hangs in `server/discover` would not know what is cancelled."""
 
+IRREGULAR: Final = ("garbage_lines", "oversized_lines", "unknown_ids", "late_answers", "late_events")
+"""Counters of what a server sent that it should not have, or too late."""
+
 _FORGET: Final = 1024
 _SAMPLE: Final = 200
 
@@ -148,6 +151,10 @@ class Multiplexer:
                 return True
         self.dropped_notifications += 1
         return False
+
+    def irregular(self) -> dict[str, int]:
+        """The counters named in IRREGULAR."""
+        return {name: getattr(self, name) for name in IRREGULAR}
 
     def calls(self) -> Iterator[Call]:
         """The calls that wait for an answer, streams not included."""

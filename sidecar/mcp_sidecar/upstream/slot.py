@@ -65,6 +65,8 @@ class SlotCounters:
         self.exits: Counter[str] = Counter()
         self.closed: Counter[str] = Counter()
         """Ended lives by reason: idle, exit, suspect, config, secret, shutdown, …"""
+        self.irregular: Counter[str] = Counter()
+        """What ended processes sent wrong (multiplexer.IRREGULAR)."""
 
 
 class Slot:
@@ -314,6 +316,8 @@ class Slot:
 
     def _bury(self, channel: Channel, reason: str) -> None:
         self._counters.closed[reason] += 1
+        if self.mux is not None:
+            self._counters.irregular.update(self.mux.irregular())
         if isinstance(channel, ChildChannel) and channel.pid is not None:
             self._counters.exits[channel.exit_kind] += 1
             self.last_lines = channel.last_lines
