@@ -36,6 +36,12 @@ def protocol_error(what: str, status: int | None = None) -> UpstreamError:
     )
 
 
+def too_large(limit: int) -> UpstreamError:
+    """The answer, or one event of it, is larger than allowed; that is no sickness of the server."""
+    message = f"the server's answer is larger than {limit} bytes"
+    return UpstreamError(Reason.RESULT_TOO_LARGE, message, delivery=Delivery.MAYBE, counted=False)
+
+
 def same_id(raw: bytes, sent: bytes) -> bool:
     """Whether two raw ids are the same value: a server may write a string with other escapes, an integer as 7.0."""
     if raw == sent:
@@ -199,12 +205,7 @@ def decoded(body: bytes, encoding: bytes, limit: int) -> bytes:
     except zlib.error:
         raise protocol_error("its content encoding is broken") from None
     if len(plain) > limit:
-        raise UpstreamError(
-            Reason.RESULT_TOO_LARGE,
-            f"the server's answer is larger than {limit} bytes",
-            delivery=Delivery.MAYBE,
-            counted=False,
-        )
+        raise too_large(limit)
     if not inflater.eof:
         raise protocol_error("its content encoding is cut short")
     return plain

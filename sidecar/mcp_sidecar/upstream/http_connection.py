@@ -16,6 +16,7 @@ import httptools
 
 from mcp_sidecar.errors import CallError, Delivery, Reason, UpstreamError
 from mcp_sidecar.protocol.sse import EventFramer, EventTooLarge, ServerEvent
+from mcp_sidecar.upstream.http_answer import too_large
 
 HEAD_LIMIT: Final = 64 * 1024
 """Bytes of the status line and headers of one answer, interim answers included."""
@@ -76,14 +77,12 @@ class HttpConnection(asyncio.Protocol):
         "_unwritten",
         "_waiter",
         "closed",
-        "exchanges",
         "headers",
         "on_complete",
         "on_lost",
         "on_written",
         "reason",
         "status",
-        "tag",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -115,10 +114,6 @@ class HttpConnection(asyncio.Protocol):
         self.on_written: Callable[[], None] | None = None
         """Called when the last byte of a request left after `send` had returned."""
         self.closed: asyncio.Future[None] = loop.create_future()
-        self.exchanges = 0
-        """Requests sent on it."""
-        self.tag = 0
-        """Free for the upstream: which generation of files it was opened with."""
 
     @property
     def usable(self) -> bool:
@@ -134,11 +129,6 @@ class HttpConnection(asyncio.Protocol):
     def written(self) -> bool:
         """Whether the last byte of the last request was handed to the kernel."""
         return not self._unwritten
-
-    @property
-    def started(self) -> bool:
-        """Whether any byte of the answer came."""
-        return self._started
 
     @property
     def delivery(self) -> Delivery:
@@ -168,7 +158,6 @@ class HttpConnection(asyncio.Protocol):
             return waiter
         self._state = _WAITING
         self._unwritten = True
-        self.exchanges += 1
         if len(body) <= _ONE_WRITE:
             transport.write(head + body)
         else:
@@ -334,14 +323,11 @@ class HttpConnection(asyncio.Protocol):
     def _finish(self, reusable: bool) -> None:
         """The answer is complete."""
         chunks = self._chunks
-        if not chunks:
-            body = b""
-        elif len(chunks) == 1:
-            body = chunks[0]
+        if chunks:
+            body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
             chunks.clear()
         else:
-            body = b"".join(chunks)
-            chunks.clear()
+            body = b""
         self._size = 0
         self._framer = None
         self._listener = None
@@ -357,14 +343,7 @@ class HttpConnection(asyncio.Protocol):
             self._completed()
 
     def _too_large(self) -> None:
-        error = UpstreamError(
-            Reason.RESULT_TOO_LARGE,
-            f"the server's answer is larger than {self._limit} bytes",
-            delivery=Delivery.MAYBE,
-            counted=False,
-            status=self.status,
-        )
-        self.fail(error, "answer too large")
+        self.fail(too_large(self._limit), "answer too large")
 
     def _garbage(self, what: str) -> None:
         error = UpstreamError(Reason.PROTOCOL_ERROR, f"the server broke HTTP: {what}", delivery=Delivery.MAYBE)

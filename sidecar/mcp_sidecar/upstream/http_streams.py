@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from msgspec import UNSET, Raw
 
 from mcp_sidecar.pipeline.call import Call, Era, Event, Reply, Sink
+from mcp_sidecar.pipeline.upstream import LegacySession
 from mcp_sidecar.protocol import envelope
 from mcp_sidecar.protocol.correlation import restore_subscription, subscription_of
 from mcp_sidecar.protocol.envelope import Message
@@ -180,6 +181,36 @@ class CallStream:
             result = restore_subscription(result, self.call.id)
         self.reply = Reply(result, error, event_id=event_id)
         self.connection.settle()
+
+
+class Questions:
+    """Requests of servers that wait for their callers' answers, by session and the server's raw id."""
+
+    def __init__(self) -> None:
+        self._streams: dict[tuple[str | None, bytes], CallStream] = {}
+
+    def asked(self, stream: CallStream, id: bytes) -> None:
+        """A request went to the caller."""
+        self._streams[session_of(stream.call), id] = stream
+
+    def answered(self, session: LegacySession | None, id: bytes, now: float) -> None:
+        """The caller answered one: when it was the last of its call, the call's clock goes on."""
+        stream = self._streams.pop((session.upstream_session if session is not None else None, id), None)
+        if stream is not None:
+            stream.asked.discard(id)
+            if not stream.asked:
+                stream.call.resume(now)
+
+    def leave(self, stream: CallStream) -> None:
+        """The attempt is over."""
+        for id in stream.asked:
+            self._streams.pop((session_of(stream.call), id), None)
+
+
+def session_of(call: Call) -> str | None:
+    """The server's session of a legacy call."""
+    session: str | None = getattr(call.session, "upstream_session", None)
+    return session
 
 
 class RelayedStream:

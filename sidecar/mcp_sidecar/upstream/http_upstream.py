@@ -8,7 +8,6 @@ step ends its connection, never its neighbours. Retries, time-outs and the break
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -17,27 +16,24 @@ from typing import Any, Final
 
 from msgspec import UNSET
 
-from mcp_sidecar.errors import Delivery, Reason, SecretError, SessionLost, UpstreamError
+from mcp_sidecar.errors import Delivery, Reason, SessionLost, UpstreamError
 from mcp_sidecar.pipeline.call import Call, Era, Reply, Sink
 from mcp_sidecar.pipeline.upstream import LegacySession
 from mcp_sidecar.protocol import envelope
 from mcp_sidecar.protocol.revisions import INITIALIZE, MODERN_VERSIONS
+from mcp_sidecar.upstream.cancel_notices import CancelNotices
 from mcp_sidecar.upstream.dial import Dialer, DialSettings
 from mcp_sidecar.upstream.http_answer import protocol_error, read_answer, refusal, session_header
 from mcp_sidecar.upstream.http_connection import DEFAULT_BODY_LIMIT, HttpConnection
 from mcp_sidecar.upstream.http_probe import Found, find
-from mcp_sidecar.upstream.http_request import Headers, HeaderSource, RequestHeads, not_ready
-from mcp_sidecar.upstream.http_streams import CallStream, FirstEvent, RelayedStream
+from mcp_sidecar.upstream.http_request import Headers, HeaderSource, RequestHeads
+from mcp_sidecar.upstream.http_streams import CallStream, FirstEvent, Questions, RelayedStream
 from mcp_sidecar.upstream.lease import Lease
-from mcp_sidecar.upstream.pool import Pool, PoolSettings, Spawn
-
-_log = logging.getLogger(__name__)
+from mcp_sidecar.upstream.own_headers import OwnHeaders
+from mcp_sidecar.upstream.pool import Pool, PoolSettings, Spawn, spawn_task
 
 _LATE: Final = 0.5
 """Seconds a stream may go on after the answer before its connection is given up."""
-_CANCEL_TIMEOUT: Final = 5.0
-_MAX_CANCELS: Final = 64
-"""`notifications/cancelled` under way at once; beyond it the server is not told."""
 _BAD_ANSWER: Final = "bad answer"
 
 
@@ -80,29 +76,23 @@ class HttpUpstream:
         self.clock = clock
         self._wall_clock = wall_clock
         self._ids = ids
-        self._source = headers
         self._dialer = Dialer(settings.dial, environ=environ)
         self._heads = RequestHeads(self._dialer.route)
-        self._own: Headers | None = None
-        self.problem: str | None = None
-        """Why the server's own credentials cannot be used, None where they can."""
+        self._own = OwnHeaders(headers, self._heads, settings.name)
         self._pool: Pool[HttpConnection] = Pool(
             self._open, settings.pool, name=settings.name, clock=clock, rng=rng, spawn=spawn
         )
-        self._spawn = spawn or _spawn
         self._tls_generation = 0
-        self._cancels: set[asyncio.Task[None]] = set()
+        self._cancels = CancelNotices(self._simple, self._heads, spawn or spawn_task)
         self.found: Found | None = None
         """What the last successful probe found; forgotten when a connection cannot be had: when the server comes back
         it may be another."""
         self._finding: asyncio.Task[Found] | None = None
-        self._questions: dict[tuple[str | None, bytes], CallStream] = {}
+        self._questions = Questions()
         self.unasked_requests = 0
         """Requests that a modern server sent although it must not."""
         self.bad_answers = 0
         """Answers that were not ours, or not JSON-RPC."""
-        self.cancels_sent = 0
-        self._renew()
 
     @property
     def pool(self) -> Pool[HttpConnection]:
@@ -130,11 +120,11 @@ class HttpUpstream:
         """POST a notification, or a response to a request of the server. Returns its HTTP status, below 500."""
         parsed = envelope.parse(message)
         if parsed.method is UNSET and parsed.id is not UNSET:
-            self._answered(session, bytes(parsed.id))
+            self._questions.answered(session, bytes(parsed.id), self.clock())
         modern = version in MODERN_VERSIONS
         method = parsed.method if modern and parsed.method is not UNSET else None
         held = session.upstream_session if session is not None else None
-        head = self._checked().message(held, version, len(message), headers, method)
+        head = self._own.heads().message(held, version, len(message), headers, method)
         status, answer = await self._simple(head, message)
         if status == 404 and held is not None:
             raise SessionLost("the server does not know the session any more")
@@ -158,7 +148,7 @@ class HttpUpstream:
         end = "stream ended"
         relay = RelayedStream(connection, sink)
         try:
-            head = self._checked().stream(held, version, last_event_id, headers)
+            head = self._own.heads().stream(held, version, last_event_id, headers)
             await connection.send(head, b"", relay, self.settings.result_limit)
             if connection.usable:
                 end = ""
@@ -182,7 +172,7 @@ class HttpUpstream:
         """DELETE the server's session. A server that does not allow it (405) or has lost it (404) is no error."""
         if session.upstream_session is None:
             return
-        head = self._checked().delete(session.upstream_session, session.version)
+        head = self._own.heads().delete(session.upstream_session, session.version)
         status, answer = await self._simple(head, b"")
         if status >= 500:
             raise refusal(status, answer, self._wall_clock)
@@ -215,7 +205,7 @@ class HttpUpstream:
 
     def rotate(self) -> bool:
         """Read the own headers again and use new connections. False when they are bad: the old ones stay in use."""
-        if not self._renew():
+        if not self._own.renew():
             return False
         self._pool.rotate()
         return True
@@ -231,13 +221,10 @@ class HttpUpstream:
 
     async def close(self) -> None:
         """End everything now."""
-        tasks: list[asyncio.Task[Any]] = list(self._cancels)
         if self._finding is not None:
-            tasks.append(self._finding)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.gather(*tasks, return_exceptions=True)
+            self._finding.cancel()
+            await asyncio.gather(self._finding, return_exceptions=True)
+        await self._cancels.close()
         await self._pool.close()
 
     def status(self) -> dict[str, Any]:
@@ -258,7 +245,7 @@ class HttpUpstream:
             },
             "badAnswers": self.bad_answers,
         }
-        problem = self.problem or self._dialer.tls_broken
+        problem = self._own.problem or self._dialer.tls_broken
         if problem is not None:
             status["problem"] = problem
         return status
@@ -269,13 +256,13 @@ class HttpUpstream:
         connection = lease.connection
         end = "unfinished"
         stream: CallStream | None = None
-        own = self._own
+        own = self._own.value
         try:
             number = self._ids()
             id = b"%d" % number if call.era is Era.MODERN else envelope.seal_id(number, call.id)
             body = envelope.request(id, call.method, call.params)
             stream = CallStream(self, call, id, connection, lease)
-            head = (self._heads if own is not None else self._checked()).call(call, len(body))
+            head = (self._heads if own is not None else self._own.heads()).call(call, len(body))
             limit = self.settings.result_limit
             waiter = connection.send(head, body, stream, limit)
             if connection.written:
@@ -296,7 +283,7 @@ class HttpUpstream:
             return reply
         except asyncio.CancelledError:
             if call.era is Era.LEGACY and connection.written and call.method != INITIALIZE and stream is not None:
-                self._tell_cancelled(call, stream.id)
+                self._cancels.tell(call, stream.id)
             raise
         except UpstreamError as error:
             if error.reason is Reason.PROTOCOL_ERROR:
@@ -309,7 +296,8 @@ class HttpUpstream:
             raise
         finally:
             if stream is not None and stream.streaming:
-                self._leave(stream)
+                self._questions.leave(stream)
+                stream.end()
             if connection.busy and not end:
                 self._finish_later(lease)
             else:
@@ -351,26 +339,14 @@ class HttpUpstream:
 
     def asked(self, stream: CallStream, id: bytes) -> None:
         """A server's request went to its caller: the answer to it will pass by `notify`."""
-        self._questions[_session_of(stream.call), id] = stream
-
-    def _answered(self, session: LegacySession | None, id: bytes) -> None:
-        stream = self._questions.pop((session.upstream_session if session is not None else None, id), None)
-        if stream is not None:
-            stream.asked.discard(id)
-            if not stream.asked:
-                stream.call.resume(self.clock())
-
-    def _leave(self, stream: CallStream) -> None:
-        for id in stream.asked:
-            self._questions.pop((_session_of(stream.call), id), None)
-        stream.end()
+        self._questions.asked(stream, id)
 
     async def opens_event_stream(self) -> bool:
         """Whether a GET yields the `endpoint` event of the HTTP+SSE transport (2024-11-05)."""
         lease = await self._pool.acquire_stream()
         first = FirstEvent()
         try:
-            head = self._checked().stream(None, "", None)
+            head = self._own.heads().stream(None, "", None)
             lease.connection.send(head, b"", first, self.settings.result_limit).add_done_callback(first.ended)
             return await first.name == b"endpoint"
         finally:
@@ -396,27 +372,6 @@ class HttpUpstream:
         finally:
             self._pool.release(lease, end)
 
-    def _tell_cancelled(self, call: Call, id: bytes) -> None:
-        """A legacy server learns of a cancellation by message only (2025-11-25 `basic/utilities/cancellation`)."""
-        if len(self._cancels) >= _MAX_CANCELS:
-            return
-        reason = b"cancelled by the caller" if call.cancelled else b"timed out"
-        params = b'{"requestId":%b,"reason":"%b"}' % (id, reason)
-        message = envelope.notification("notifications/cancelled", params)
-        held = _session_of(call)
-        head = self._heads.message(held, call.version, len(message), call.headers)
-        task = self._spawn(self._cancel(head, message), f"{self.settings.name} cancelled")
-        self._cancels.add(task)
-        task.add_done_callback(self._cancels.discard)
-
-    async def _cancel(self, head: bytes, message: bytes) -> None:
-        try:
-            async with asyncio.timeout(_CANCEL_TIMEOUT):
-                await self._simple(head, message)
-            self.cancels_sent += 1
-        except (UpstreamError, TimeoutError) as error:
-            _log.debug("%s was not told of a cancellation: %s", self.settings.name, error)
-
     async def _open(self) -> HttpConnection:
         loop = asyncio.get_running_loop()
         try:
@@ -431,44 +386,11 @@ class HttpUpstream:
             self._tls_generation = generation
         return connection
 
-    # credentials
-
-    def _checked(self) -> RequestHeads:
-        """The heads to use now. Raises UpstreamError(SERVER_NOT_READY) while there are no own headers."""
-        if self._own is None and not self._renew():
-            raise not_ready(self.problem or "the server's headers cannot be read")
-        return self._heads
-
-    def _renew(self) -> bool:
-        """Read the own headers. False where they are bad."""
-        try:
-            own = tuple(self._source())
-            if own != self._own:
-                self._heads.renew(own)
-            self._own = own
-            self.problem = None
-        except (SecretError, ValueError) as error:
-            if self.problem != str(error):
-                kept = "; the ones read before stay in use" if self._own is not None else ""
-                _log.error("the headers of %s cannot be used: %s%s", self.settings.name, error, kept)
-            self.problem = str(error)
-            return False
-        return True
-
     def _refreshed(self, error: UpstreamError, used: Headers | None) -> None:
         """The server refused the credentials: where newer ones are there, the call may be tried again with them."""
-        before = self._own
-        self._renew()
-        if self._own != before:
+        before = self._own.value
+        self._own.renew()
+        if self._own.value != before:
             self._pool.rotate()
-        if self._own != used:
+        if self._own.value != used:
             error.delivery = Delivery.REFUSED
-
-
-def _session_of(call: Call) -> str | None:
-    session: str | None = getattr(call.session, "upstream_session", None)
-    return session
-
-
-def _spawn(coroutine: Any, name: str) -> asyncio.Task[None]:
-    return asyncio.get_running_loop().create_task(coroutine, name=name)

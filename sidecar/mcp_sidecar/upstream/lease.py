@@ -7,9 +7,11 @@ of its holder, is noticed when it is collected. When connections are opened, lea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from mcp_sidecar.errors import CallError
 
 
 class Poolable(Protocol):
@@ -47,6 +49,14 @@ class PoolSettings:
     """A lease held longer, streams apart, is reported as leaked."""
     max_streams: int = 1000
     max_waiting: int = 1000
+
+
+Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
+
+
+def spawn_task(coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    """Spawn on the running loop."""
+    return asyncio.get_running_loop().create_task(coroutine, name=name)
 
 
 STARTING: Final = "starting"
@@ -87,6 +97,11 @@ class Slot(Generic[C]):
         self.expires = 0.0
         self.reported = False
         self.task: asyncio.Task[None] | None = None
+
+    def refuse(self, error: CallError) -> None:
+        """Fail who waits for just this connection, if anybody does."""
+        if self.claim is not None and not self.claim.done():
+            self.claim.set_exception(error)
 
     def state(self, generation: int, closing: bool) -> str:
         """One of STATES, where the pool is at `generation`."""

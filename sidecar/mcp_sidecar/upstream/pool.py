@@ -12,20 +12,18 @@ import asyncio
 import logging
 import random
 import time
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Generic
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Generic
 
 from mcp_sidecar.errors import CallError, Delivery, Reason, Rejected, UpstreamError
-from mcp_sidecar.upstream.lease import STATES, C, Lease, PoolSettings, Slot
+from mcp_sidecar.upstream.lease import STATES, C, Lease, PoolSettings, Slot, Spawn, spawn_task
 from mcp_sidecar.upstream.upkeep import Upkeep
+from mcp_sidecar.upstream.waiters import Waiters
 
 _log = logging.getLogger(__name__)
 
-Spawn = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
-
-
-__all__ = ["Pool", "PoolSettings", "Spawn"]
+__all__ = ["Pool", "PoolSettings", "Spawn", "spawn_task"]
 
 
 class Pool(Generic[C]):
@@ -47,10 +45,10 @@ class Pool(Generic[C]):
         self.name = name
         self.clock = clock
         self._rng = rng
-        self._spawn = spawn or _spawn
+        self._spawn = spawn or spawn_task
         self.slots: set[Slot[C]] = set()
         self.idle: list[Slot[C]] = []
-        self._waiting: deque[asyncio.Future[Lease[C]]] = deque()
+        self._waiting: Waiters[C] = Waiters()
         self._starting = 0
         self._counted = 0
         """Connections that take a place of `max_size`: starting, ready, busy, ending; all but streams."""
@@ -67,8 +65,6 @@ class Pool(Generic[C]):
         self.closes: Counter[str] = Counter()
         """Connections ended, by reason."""
 
-    # acquire and release
-
     def try_acquire(self) -> Lease[C] | None:
         """An idle connection, the one used last, at once; None where there is none."""
         idle = self.idle
@@ -83,10 +79,7 @@ class Pool(Generic[C]):
             elif now - slot.idle_since > self.settings.idle_timeout:
                 self.end(slot, "idle")
             else:
-                slot.leased = True
-                slot.leased_at = now
-                self._leased += 1
-                return Lease(slot, connection, self._abandoned)
+                return self._lease(slot, connection, now)
         return None
 
     async def acquire(self) -> Lease[C]:
@@ -98,11 +91,11 @@ class Pool(Generic[C]):
         lease = self.try_acquire()
         if lease is not None:
             return lease
-        self._check_open()
+        if self._closing:
+            raise _shutting_down()
         if len(self._waiting) >= self.settings.max_waiting:
             raise Rejected(Reason.QUEUE_FULL, "too many calls wait for a connection")
-        waiter: asyncio.Future[Lease[C]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
+        waiter = self._waiting.add()
         self._grow(self.settings.min_size)
         return await self._wait(waiter)
 
@@ -113,7 +106,8 @@ class Pool(Generic[C]):
             return lease
         if lease is not None:
             self.release(lease)
-        self._check_open()
+        if self._closing:
+            raise _shutting_down()
         if self._streams >= self.settings.max_streams:
             raise Rejected(Reason.TOO_MANY_STREAMS, f"{self.settings.max_streams} streams are open already")
         waiter: asyncio.Future[Lease[C]] = asyncio.get_running_loop().create_future()
@@ -163,8 +157,6 @@ class Pool(Generic[C]):
                 self._counted += 1
             self._offer(slot, connection, now)
 
-    # change and end
-
     def rotate(self) -> None:
         """Use new connections from now on: idle ones end, leased ones when they are returned."""
         self.generation += 1
@@ -174,7 +166,8 @@ class Pool(Generic[C]):
     def reconfigure(self, settings: PoolSettings) -> None:
         """Change sizes and times. What is open beyond a smaller size ends when it is returned."""
         self.settings = settings
-        while self.idle and self._counted > settings.max_size + self._ending():
+        surplus = sum(not slot.ended.done() for slot in self.slots if not slot.stream) - settings.max_size
+        for _ in range(min(surplus, len(self.idle))):
             self.end(self.idle.pop(0), "surplus")
         self._grow()
         if self.slots:
@@ -207,8 +200,6 @@ class Pool(Generic[C]):
             await asyncio.gather(*tasks, return_exceptions=True)
         self._upkeep.stop()
 
-    # what is seen from outside
-
     @property
     def size(self) -> int:
         """Connections that exist or are being opened, streams too."""
@@ -217,7 +208,7 @@ class Pool(Generic[C]):
     @property
     def waiting(self) -> int:
         """Callers that wait for a connection."""
-        return sum(not waiter.done() for waiter in self._waiting)
+        return self._waiting.alive
 
     @property
     def in_use(self) -> int:
@@ -231,21 +222,14 @@ class Pool(Generic[C]):
             counts[slot.state(self.generation, self._closing)] += 1
         return counts
 
-    # inner parts
-
-    def _check_open(self) -> None:
-        if self._closing:
-            raise _shutting_down()
-
     def _stop(self) -> None:
         self._closing = True
         while self.idle:
             self.end(self.idle.pop(), "shutdown")
-        claims = [slot.claim for slot in self.slots if slot.claim is not None]
-        for waiter in (*self._waiting, *claims):
-            if not waiter.done():
-                waiter.set_exception(_shutting_down())
-        self._waiting.clear()
+        while self._waiting:
+            self._waiting.refuse(_shutting_down())
+        for slot in self.slots:
+            slot.refuse(_shutting_down())
 
     async def _wait(self, waiter: asyncio.Future[Lease[C]]) -> Lease[C]:
         timer = asyncio.get_running_loop().call_later(self.settings.acquire_timeout, self._give_up, waiter)
@@ -255,7 +239,7 @@ class Pool(Generic[C]):
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.release(waiter.result())  # it was given just as we were cancelled
             else:
-                self._forget(waiter)
+                self._waiting.forget(waiter)
             raise
         finally:
             timer.cancel()
@@ -266,13 +250,7 @@ class Pool(Generic[C]):
         self.acquire_timeouts += 1
         message = f"no connection was free within {self.settings.acquire_timeout:g} s"
         waiter.set_exception(UpstreamError(Reason.ACQUIRE_TIMEOUT, message, delivery=Delivery.NOT_SENT, counted=False))
-        self._forget(waiter)
-
-    def _forget(self, waiter: asyncio.Future[Lease[C]]) -> None:
-        try:
-            self._waiting.remove(waiter)
-        except ValueError:
-            pass  # a stream's, or handed over already
+        self._waiting.forget(waiter)
 
     def _grow(self, refill: int = 0) -> None:
         """Open what the waiters need and `max_size` allows, and up to `refill` connections in all.
@@ -335,15 +313,9 @@ class Pool(Generic[C]):
     def _not_opened(self, slot: Slot[C], error: CallError) -> None:
         self.open_failures += 1
         if slot.claim is not None:
-            if not slot.claim.done():
-                slot.claim.set_exception(error)
-            return
-        # whoever has no other opening to hope for gets the error
-        while len(self._waiting) > self._starting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_exception(error)
-                return
+            slot.refuse(error)
+        elif self._waiting.alive > self._starting:
+            self._waiting.refuse(error)  # the first has no other opening to hope for
 
     def _opened(self, slot: Slot[C], connection: C) -> None:
         now = self.clock()
@@ -370,11 +342,10 @@ class Pool(Generic[C]):
 
     def _offer(self, slot: Slot[C], connection: C, now: float) -> None:
         """To the first who waits, else to nobody yet."""
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(self._lease(slot, connection, now))
-                return
+        waiter = self._waiting.next()
+        if waiter is not None:
+            waiter.set_result(self._lease(slot, connection, now))
+            return
         slot.idle_since = now
         self.idle.append(slot)
         if not self._upkeep.armed:
@@ -414,19 +385,11 @@ class Pool(Generic[C]):
             self._streams -= 1
         else:
             self._counted -= 1
-        if slot.claim is not None and not slot.claim.done():
-            slot.claim.set_exception(_shutting_down())
+        slot.refuse(_shutting_down())
         self._grow()
         if not self.slots:
             self._upkeep.stop()
 
-    def _ending(self) -> int:
-        return sum(slot.ended.done() for slot in self.slots if not slot.stream)
-
 
 def _shutting_down() -> Rejected:
     return Rejected(Reason.SHUTTING_DOWN, "the sidecar is shutting down")
-
-
-def _spawn(coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-    return asyncio.get_running_loop().create_task(coroutine, name=name)
