@@ -22,6 +22,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 75.0
+SLOW = 0.5
+"""Seconds that the server takes for adding and searching: time to kill it in the middle."""
 COLOUR = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
@@ -73,7 +75,7 @@ class Sidecar:
             "servers": {
                 "notes": {
                     "command": sys.executable,
-                    "args": [str(ROOT / "examples" / "notes_server.py")],
+                    "args": [str(ROOT / "examples" / "notes_server.py"), "--slow", f"{SLOW:g}"],
                     "env": {"NOTES_FILE": str(directory / "notes.db")},
                     "restart": {"backoffBase": "200ms"},
                     "retry": {"trustAnnotations": "ReadOnly"},
@@ -186,13 +188,11 @@ async def kill_in_the_middle(sidecar: Sidecar) -> None:
         victims = sidecar.server_pids()
         if not victims:
             raise DemoError("the server has no process to kill")
-        for pid in victims:
-            os.kill(pid, signal.SIGSTOP)
         begun = time.monotonic()
         reading = asyncio.create_task(legacy.call_tool("search_notes", {"query": "canoe"}))
         adding = asyncio.create_task(modern.call_tool("add_note", {"title": "Paddle", "text": "Moves a canoe"}))
-        await asyncio.sleep(0.3)
-        say("both requests are with the server, which has been stopped before it could answer")
+        await asyncio.sleep(SLOW / 2)
+        say(f"search_notes and add_note are running in the server, which takes {SLOW:g} s for each")
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
         say(f"kill -9 {' '.join(map(str, victims))}", paint("✗", "31"))

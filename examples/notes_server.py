@@ -1,6 +1,6 @@
 """A small MCP server that is worth having: notes with tags and full-text search, kept in one SQLite file.
 
-    python examples/notes_server.py [--file notes.db] [--http PORT]
+    python examples/notes_server.py [--file notes.db] [--slow SECONDS] [--http PORT]
 
 It speaks MCP over stdio, or over HTTP with --http, and both eras of the protocol. The examples and `make demo` put the
 sidecar before it. Its tools say truthfully what they do: searching changes nothing, adding twice adds two notes.
@@ -13,6 +13,7 @@ import contextlib
 import datetime as dt
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -44,8 +45,10 @@ class Note(BaseModel):
 class Notes:
     """The notes of one file. Every change is in the file when a method returns."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, slow: float = 0.0) -> None:
+        """`slow`: seconds that adding and searching take longer, for those who want to see what happens meanwhile."""
         self._path = path
+        self._slow = slow
         with self._open() as database:
             database.executescript(SCHEMA)
 
@@ -67,6 +70,7 @@ class Notes:
         created = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         with self._open() as database:
             cursor = database.execute("INSERT INTO notes VALUES (?, ?, ?, ?)", (title, text, " ".join(tags), created))
+        time.sleep(self._slow)
         return self.get(cursor.lastrowid or 0)
 
     def get(self, number: int) -> Note:
@@ -76,6 +80,7 @@ class Notes:
         return found[0]
 
     def search(self, query: str, limit: int) -> list[Note]:
+        time.sleep(self._slow)
         # every word, in any form that begins like it; the quotes keep the query language out
         words = " ".join(f'"{word.replace(chr(34), "")}"*' for word in query.split())
         return self._select("WHERE notes MATCH ? ORDER BY rank LIMIT ?", words, limit) if words else []
@@ -131,9 +136,12 @@ def main() -> None:
     """Serve until stdin is closed, or until interrupted over HTTP."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--file", type=Path, default=Path(os.environ.get("NOTES_FILE", "notes.db")))
+    parser.add_argument(
+        "--slow", type=float, default=0.0, metavar="SECONDS", help="let adding and searching take longer"
+    )
     parser.add_argument("--http", type=int, metavar="PORT", help="serve http://127.0.0.1:PORT/mcp instead of stdio")
     options = parser.parse_args()
-    server = build(Notes(options.file))
+    server = build(Notes(options.file, options.slow))
     if options.http is None:
         server.run("stdio")
     else:

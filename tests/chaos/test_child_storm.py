@@ -79,8 +79,10 @@ def assert_quiet(sidecar: SidecarProcess, files: int) -> None:
 
     wait_until(idle, "every permit back")
     wait_until(lambda: len(sidecar.children()) <= 2, "a process of the server for each era")
-    zombies = [pid for pid, (parent, _, state) in process_table().items() if parent == sidecar.pid and state == "Z"]
-    assert zombies == []
+    wait_until(
+        lambda: not any(parent == sidecar.pid and state == "Z" for parent, _, state in process_table().values()),
+        "no zombie",
+    )
     wait_until(lambda: open_files(sidecar) <= files + 4, f"{open_files(sidecar)} open files, {files} before")
 
 
