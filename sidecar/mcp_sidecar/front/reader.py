@@ -17,6 +17,7 @@ import httptools
 from mcp_sidecar.front.limits import ListenerSettings
 from mcp_sidecar.front.refusal import Fault, Refusal
 from mcp_sidecar.front.request import CallerConnection, Request
+from mcp_sidecar.front.skipped_body import SkippedBody, answerable
 from mcp_sidecar.front.target import BadTarget, split_target
 
 
@@ -47,6 +48,8 @@ _NOTHING_REPEATED: frozenset[bytes] = frozenset()
 _METHODS = {m.encode(): m for m in ("POST", "GET", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")}
 # Bytes a chunked body may spend on sizes, extensions and trailers beside its content: 1-byte chunks take 5 each.
 _CHUNK_OVERHEAD = 8
+_MAX_SKIPPED = 64 << 20
+"""Bytes of an oversized body that are read past for its id; the body time-out applies as well."""
 
 
 class RequestReader:
@@ -69,6 +72,7 @@ class RequestReader:
         "_repeated_size",
         "_replaying",
         "_settings",
+        "_skipped",
         "_target",
         "_upgrading",
         "_version_11",
@@ -93,6 +97,7 @@ class RequestReader:
         self._body = b""
         self._pieces: list[bytes] | None = None
         self._body_size = 0
+        self._skipped: SkippedBody | None = None
         self._keep_alive = True
         self._version_11 = True
         self._method = b""
@@ -243,8 +248,9 @@ class RequestReader:
 
     def on_body(self, data: bytes) -> None:
         size = self._body_size + len(data)
-        if size > self._settings.max_body_bytes:
-            raise _Stop(self._body_too_large())
+        if self._skipped is not None or size > self._settings.max_body_bytes:
+            self._skip(data, size)
+            return
         if self._body_size == 0:
             self._body = data
         elif self._pieces is None:
@@ -256,6 +262,8 @@ class RequestReader:
     def on_message_complete(self) -> None:
         if self._upgrading:
             return
+        if self._skipped is not None:
+            raise _Stop(self._body_too_large(self._skipped.request_id()))
         request = Request(
             self._owner,
             _METHODS.get(self._method) or self._method.decode("latin-1"),
@@ -295,8 +303,11 @@ class RequestReader:
     def _check_body(self, headers: dict[bytes, bytes]) -> None:
         length = headers.get(b"content-length")
         if length is not None:
-            if int(length) > self._settings.max_body_bytes:
-                raise _Stop(self._body_too_large())
+            size = int(length)
+            if size > self._settings.max_body_bytes:
+                if size > _MAX_SKIPPED or not answerable(self._method, headers):
+                    raise _Stop(self._body_too_large())
+                self._skipped = SkippedBody(b"")
         else:
             encoding = headers.get(b"transfer-encoding")
             if encoding is not None and encoding.lower() != b"chunked":
@@ -307,5 +318,19 @@ class RequestReader:
                 raise _Stop(Refusal(Fault.EXPECTATION_FAILED, "only Expect: 100-continue is served"))
             self.expects_continue = self._version_11
 
-    def _body_too_large(self) -> Refusal:
-        return Refusal(Fault.REQUEST_TOO_LARGE, f"request body exceeds {self._settings.max_body_bytes} bytes")
+    def _skip(self, data: bytes, size: int) -> None:
+        """Read past what is too large, where its sender must get an answer; raises where not."""
+        self._body_size = size
+        if self._skipped is None:
+            if not answerable(self._method, self._headers):
+                raise _Stop(self._body_too_large())
+            self._skipped = SkippedBody(self._body if self._pieces is None else b"".join(self._pieces))
+            self._body = b""
+            self._pieces = None
+        if size > _MAX_SKIPPED:
+            raise _Stop(self._body_too_large())
+        self._skipped.pass_by(data)
+
+    def _body_too_large(self, id: bytes | None = None) -> Refusal:
+        message = f"request body exceeds {self._settings.max_body_bytes} bytes"
+        return Refusal(Fault.REQUEST_TOO_LARGE, message, answers=id)

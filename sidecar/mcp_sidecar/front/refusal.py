@@ -1,6 +1,7 @@
 """Answers to requests that never become a call: what was wrong, as an HTTP status and a JSON-RPC error body.
 
-Refusals have no caller's id, because nothing was parsed that could hold one; errors of calls are the endpoint's.
+Refusals have no caller's id, because nothing was parsed that could hold one (but see skipped_body); errors of calls
+are the endpoint's.
 Codes lie outside the range that JSON-RPC and MCP reserve (-32768…-32000), one per reason, as in `errors.Reason`.
 """
 
@@ -46,9 +47,18 @@ class Fault(_Fault, enum.Enum):
 class Refusal:
     """One refusal: the fault, a message for people, and the headers that go with it."""
 
-    __slots__ = ("body", "fault", "headers", "message")
+    __slots__ = ("_answers", "body", "fault", "headers", "message")
 
-    def __init__(self, fault: Fault, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    def __init__(
+        self,
+        fault: Fault,
+        message: str,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        *,
+        answers: bytes | None = None,
+    ) -> None:
+        """`answers` is the raw id of a legacy caller's request: the refusal becomes its answer, with HTTP 200."""
+        self._answers = answers is not None
         self.fault = fault
         self.message = message
         self.headers = headers
@@ -57,13 +67,14 @@ class Refusal:
             "message": message,
             "data": {"reason": fault.label, "retryable": fault.retryable, "maybeExecuted": False},
         }
-        self.body = json.dumps({"jsonrpc": "2.0", "id": None, "error": error}, separators=(",", ":")).encode()
+        id = json.loads(answers) if answers is not None else None
+        self.body = json.dumps({"jsonrpc": "2.0", "id": id, "error": error}, separators=(",", ":")).encode()
         """The JSON-RPC error, ready to send."""
 
     @property
     def status(self) -> int:
         """HTTP status."""
-        return self.fault.status
+        return 200 if self._answers else self.fault.status
 
 
 def incomplete(part: str, limit: float) -> Refusal:
