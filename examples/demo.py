@@ -217,9 +217,8 @@ async def kill_in_the_middle(sidecar: Sidecar) -> None:
             raise DemoError("add_note was answered although its server was dead")
 
         await until_answered(modern)
-        good(
-            f"{time.monotonic() - killed:.1f} s after the kill both clients work on, the legacy one in the session it had:"
-        )
+        healed = time.monotonic() - killed
+        good(f"{healed:.1f} s after the kill both clients work on, the legacy one in the session it had:")
         newest = (await legacy.call_tool("list_notes", {})).structured_content["result"]
         quote(f"list_notes → {[note['title'] for note in newest]} (no double, nothing lost)")
         say(f"new process: {' '.join(map(str, sidecar.server_pids()))}")
