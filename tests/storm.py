@@ -130,8 +130,8 @@ class Killer:
         self.killed: list[tuple[int, float]] = []
         """Process and time of the monotonic clock."""
 
-    def kill_next(self, timeout: float) -> float:
-        """Wait for a process that was not killed yet to run something, and kill it; how long that took.
+    def kill_next(self, timeout: float, after: int = 1) -> float:
+        """Wait for a process that was not killed yet to run `after` calls, and kill it; how long that took.
 
         Raises TimeoutError.
         """
@@ -140,8 +140,8 @@ class Killer:
         self._executions.pids.clear()
         while time.monotonic() - begun < timeout:
             self._executions.read()
-            for pid in list(self._executions.pids):
-                if pid in done:
+            for pid, ran in list(self._executions.pids.items()):
+                if pid in done or ran < after:
                     continue
                 try:
                     os.kill(pid, signal.SIGKILL)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -104,9 +105,9 @@ def test_a_thousand_kills_mid_call(tmp_path: Path) -> None:
     with running(settings) as sidecar:
         files = open_files(sidecar)
         with callers(sidecar, tmp_path, connections=8, ms=3) as both:
-            killer = Killer(executions)
+            killer, chance = Killer(executions), random.Random(7)
             for _ in range(KILLS):
-                killer.kill_next(timeout=20)
+                killer.kill_next(timeout=20, after=chance.randint(1, 40))
             reports = [one.stop() for one in both]
         calls = [call for one in both for call in read_calls(one.record)]
         executions.read()
@@ -117,7 +118,10 @@ def test_a_thousand_kills_mid_call(tmp_path: Path) -> None:
         reasons = Counter(call.reason for call in calls)
         unsafe = Counter(call.reason for call in calls if call.tool == "write")
         print(f"{KILLS} kills, {len(calls)} calls: {dict(reasons)}; unsafe: {dict(unsafe)}")
-        assert unsafe["child_exited"] > KILLS / 10, "the kills did not hit calls"
+        assert unsafe["child_exited"] > KILLS / 2, "the kills did not hit calls"
+        # what may run twice is tried again, as far as the budget goes
+        safe = Counter(call.reason for call in calls if call.tool == "sleep")
+        assert safe["child_exited"] < unsafe["child_exited"] / 2
         assert_quiet(sidecar, files)
         assert_counted(sidecar, calls)
         assert total(sidecar.metrics(), "outrigger_child_restarts_total") >= KILLS
