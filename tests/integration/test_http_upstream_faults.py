@@ -437,7 +437,7 @@ async def test_a_connection_closed_while_idle_is_not_used() -> None:
         assert upstream.pool.closes["closed by the upstream"] == 1
 
 
-@pytest.mark.parametrize("unasked", [b"x", answer(result(b"2")), b"HTTP/1.1 100 Continue\r\n\r\n"])
+@pytest.mark.parametrize("unasked", [b"\r\n", b"x", answer(result(b"2")), b"HTTP/1.1 100 Continue\r\n\r\n"])
 async def test_bytes_on_an_idle_connection_poison_it(unasked: bytes) -> None:
     wires: list[Wire] = []
 

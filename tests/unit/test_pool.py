@@ -185,6 +185,21 @@ async def test_f26_a_connection_that_broke_is_not_given_out_again() -> None:
 
 
 @on_virtual_loop
+async def test_f26_a_connection_that_broke_is_not_handed_to_a_waiter() -> None:
+    factory = Factory()
+    pool = make(factory, max_size=1)
+    lease = await pool.acquire()
+    waiter = asyncio.create_task(pool.acquire())
+    await turns()
+    lease.connection.reason = "not kept alive"
+    pool.release(lease)
+    second = await waiter
+    assert second.connection is factory.made[1]
+    pool.release(second)
+    await pool.close()
+
+
+@on_virtual_loop
 async def test_f27_traffic_refills_to_min_and_quiet_does_not() -> None:
     factory = Factory()
     pool = make(factory, min_size=2, idle_timeout=4)
