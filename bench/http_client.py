@@ -30,7 +30,7 @@ _ROUNDS = 5
 
 
 class EchoProtocol(asyncio.Protocol):
-    """Answers any POST that comes in one chunk. The id is cut out by position."""
+    """Answers any POST that comes in one chunk, to `/sse` as an event stream. The id is cut out by position."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -39,8 +39,13 @@ class EchoProtocol(asyncio.Protocol):
         start = data.index(b'"id":') + 5
         id = data[start : data.index(b",", start)]
         body = b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (id, _RESULT)
-        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nServer: echo\r\nContent-Length: %d\r\n\r\n"
-        self.transport.write(head % len(body) + body)
+        if data.startswith(b"POST /sse"):
+            event = b"event: message\r\ndata: %b\r\n\r\n" % body
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+            self.transport.write(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event))
+        else:
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nServer: echo\r\nContent-Length: %d\r\n\r\n"
+            self.transport.write(head % len(body) + body)
 
 
 def serve(pipe: Connection) -> None:
@@ -54,10 +59,10 @@ def serve(pipe: Connection) -> None:
     uvloop.run(run())
 
 
-async def measure(port: int, calls: int, callers: int) -> float:
+async def measure(port: int, calls: int, callers: int, path: str) -> float:
     """CPU microseconds a call with `callers` at once."""
     ids = itertools.count(1)
-    settings = HttpUpstreamSettings("bench", DialSettings(f"http://127.0.0.1:{port}/mcp"))
+    settings = HttpUpstreamSettings("bench", DialSettings(f"http://127.0.0.1:{port}/{path}"))
     upstream = HttpUpstream(settings, ids=lambda: next(ids), environ={})
 
     async def caller(count: int) -> None:
@@ -97,8 +102,10 @@ def main() -> None:
     server.start()
     port = here.recv()
     print(f"exchange over a warm connection, {len(_PARAMS)} bytes of params, {os.cpu_count()} CPUs, uvloop")
-    for callers in (1, 8):
-        print(f"  {callers} at once: {uvloop.run(measure(port, calls, callers)):.1f} µs CPU a call")
+    for path, form in (("mcp", "JSON"), ("sse", "event stream")):
+        for callers in (1, 8):
+            cost = uvloop.run(measure(port, calls, callers, path))
+            print(f"  answered as {form}, {callers} at once: {cost:.1f} µs CPU a call")
     server.terminate()
     server.join()
 
