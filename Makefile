@@ -62,11 +62,11 @@ lock: venv ## Pin the dependencies anew (UPGRADE=1 takes the newest)
 
 .PHONY: bench
 bench: venv ## Measure the sidecar beside its peers (PyPI, npm)
-	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench $(ARGS)
 
 .PHONY: bench-peers
 bench-peers: venv ## As bench, with the peers that are built here with Go and Rust
-	@$(BIN)/python -m bench --built-peers
+	@$(BIN)/python -m bench --built-peers $(ARGS)
 
 .PHONY: image
 image: venv ## Make the container images as archives in dist/images, without Docker

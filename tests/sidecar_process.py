@@ -105,7 +105,7 @@ class SidecarProcess:
         self.directory = Path(self._temporary.name) if self._temporary else Path(str(directory))
         self.config_path = self.directory / "config.json"
         self.config_path.write_text(json.dumps(config))
-        self.env = {**os.environ, **(env or {})}
+        self.env = {**os.environ, "XDG_STATE_HOME": str(self.directory), **(env or {})}
         self.arguments = arguments
         self.python = python
         self.port = 0
@@ -145,6 +145,7 @@ class SidecarProcess:
         self._process = subprocess.Popen(
             [*command, *self.arguments],
             env=self.env,
+            cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
