@@ -16,7 +16,7 @@ from mcp_sidecar import __version__
 from mcp_sidecar.errors import ConfigError, OutriggerError, SecretError
 
 if TYPE_CHECKING:
-    from mcp_sidecar.config import LoadedConfig
+    pass
 
 PROGRAM = "outrigger-sidecar"
 
@@ -84,7 +84,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from mcp_sidecar.config.apart import load_apart
 
     loaded = load_apart(arguments.config, environ=_environ(arguments))
-    from mcp_sidecar.app import run
+    from mcp_sidecar.daemon import run
 
     return run(loaded)
 

@@ -62,6 +62,7 @@ class HealthCheck:
         """Seconds since the epoch."""
         self.last_error = ""
         self.waiting_since: float | None = None
+        self.on_failed: Callable[[str], object] = str
         self._probe = probe
         self._breaker = breaker
         self._on_up = on_up
@@ -70,6 +71,7 @@ class HealthCheck:
         self._wall_clock = wall_clock
         self._proved = float("-inf")
         self._wake = asyncio.Event()
+        self._hurry = False
         breaker.on_open = self._wake.set
 
     @property
@@ -84,6 +86,11 @@ class HealthCheck:
             self.failures = 0
             self.answered = True
             self.last_success = self._wall_clock()
+
+    def check_now(self) -> None:
+        """There is reason to believe that it answers now."""
+        self._hurry = True
+        self._wake.set()
 
     def reconfigure(self, settings: HealthSettings) -> None:
         """Use new settings from the next wait on."""
@@ -135,6 +142,10 @@ class HealthCheck:
         except CallError as error:
             self._failed(error.message)
             return False
+        except Exception as error:  # noqa: BLE001 - a defect in a probe must not end all checks
+            self._failed(f"internal error: {type(error).__name__}")
+            asyncio.get_running_loop().call_exception_handler({"message": "a health check failed", "exception": error})
+            return False
         finally:
             self.waiting_since = None
         self._proved = self._clock()
@@ -147,6 +158,7 @@ class HealthCheck:
         self.failures += 1
         self.failed_checks += 1
         self.last_error = message
+        self.on_failed(message)
 
     def _jitter(self, seconds: float) -> float:
         return seconds * (0.9 + 0.2 * self._rng())
@@ -156,6 +168,9 @@ class HealthCheck:
         if seconds <= 0:
             return
         self._wake.clear()
+        if self._hurry:
+            self._hurry = False
+            return
         timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
         try:
             await self._wake.wait()

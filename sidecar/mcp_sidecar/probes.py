@@ -20,6 +20,7 @@ from mcp_sidecar.protocol.revisions import MODERN_VERSIONS, STREAMABLE_VERSIONS
 
 if TYPE_CHECKING:
     from mcp_sidecar.app import Sidecar
+    from mcp_sidecar.unit import ServerUnit
 
 
 class SidecarProbes:
@@ -49,10 +50,8 @@ class SidecarProbes:
         states = {}
         for name, unit in sidecar.units.items():
             health = unit.health
-            if readiness.mode == "Upstream":
-                good = health.up and unit.refusal is None
-            else:
-                good = health.answered
+            follows = readiness.mode == "Upstream"
+            good = health.up and unit.refusal is None if follows else health.answered
             states[name] = (good, unit.refusal or health.last_error or "no answer yet")
         good_ones = [name for name, (good, _) in states.items() if good]
         enough = len(good_ones) == len(states) if readiness.require == "All" else bool(good_ones) or not states
@@ -62,11 +61,11 @@ class SidecarProbes:
         return False, sidecar.redactor.redact(waiting)
 
     def status(self) -> dict[str, Any]:
-        """All of it. Redacted as a whole before it leaves."""
+        """All of it, redacted as a whole."""
         sidecar = self._sidecar
         ready, why = self.ready()
         reload = sidecar.reloading
-        return {
+        status = {
             "version": __version__,
             "python": platform.python_version(),
             "pid": os.getpid(),
@@ -84,16 +83,42 @@ class SidecarProbes:
                 "needsRestart": sorted(reload.needs_restart),
             },
             "front": {
-                "connections": sidecar.listener.open_connections if sidecar.listener is not None else 0,
-                "requests": sidecar.listener.open_requests if sidecar.listener is not None else 0,
+                "connections": sidecar.listener.open_connections,
+                "requests": sidecar.listener.open_requests,
                 "streams": sidecar.endpoint.open_streams,
                 "sessions": len(sidecar.endpoint.sessions),
-                "refusals": dict(sidecar.gate.refusals),
+                "refusals": dict(sidecar.gate.refusals + sidecar.listener.refusals),
             },
             "tasks": len(asyncio.all_tasks()),
-            "servers": {name: unit.status() for name, unit in sidecar.units.items()},
+            "servers": {name: self._server(name, unit) for name, unit in sidecar.units.items()},
+        }
+        redacted: dict[str, Any] = _redacted(status, sidecar.redactor.redact)
+        return redacted
+
+    def _server(self, name: str, unit: ServerUnit) -> dict[str, Any]:
+        secrets = self._sidecar.store.servers[name]
+        age = self._sidecar.store.age(name)
+        return {
+            **unit.status(),
+            "secrets": {
+                "generation": secrets.generation,
+                "ageSeconds": round(age, 1) if age is not None else None,
+                "problem": secrets.failure,
+            },
         }
 
-    async def metrics(self) -> bytes:
-        """Prometheus text exposition."""
-        return self._sidecar.registry.render()
+    async def metrics(self) -> bytes | None:
+        """Prometheus text exposition, None where it is switched off."""
+        sidecar = self._sidecar
+        return await sidecar.registry.scrape() if sidecar.config.metrics.enabled else None
+
+
+def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
+    """Plain values with every known secret taken out, wherever it may have come from."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {key: _redacted(item, redact) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(item, redact) for item in value]
+    return value

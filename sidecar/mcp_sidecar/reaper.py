@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -93,3 +95,40 @@ class Reaper:
         if self._on_reaped is not None:
             self._on_reaped(pid)
         return 1
+
+
+def end_all_children(patience: float = 2.0) -> int:
+    """The last resort at the end of this process: SIGKILL whatever is still below it, and reap. Returns how many.
+
+    Blocking, for when the loop is over; in good order everything was ended before, and this finds nothing.
+    """
+    until = time.monotonic() + patience
+    killed: set[int] = set()
+    while time.monotonic() < until:
+        for pid in _children_of(os.getpid()):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            killed.add(pid)
+        try:
+            while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None:
+                pass
+        except ChildProcessError:
+            break  # no child is left, and what a child leaves behind is given to us
+        time.sleep(0.005)
+    return len(killed)
+
+
+def _children_of(parent: int) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as stat:
+                    state, its_parent = stat.read().rpartition(b")")[2].split()[:2]
+            except OSError:
+                continue
+            if int(its_parent) == parent and state != b"Z":
+                found.append(int(name))
+    return found

@@ -72,18 +72,18 @@ class Reload:
 
 
 def _compare(old: Snapshot, new: Snapshot, path: str, changes: Changes, skip: set[str] | None = None) -> None:
-    for field in new.fields:
-        if skip and field.name in skip:
+    for setting in new.fields:
+        if skip and setting.name in skip:
             continue
-        before, after = getattr(old, field.name), getattr(new, field.name)
+        before, after = getattr(old, setting.name), getattr(new, setting.name)
         if before == after:
             continue
-        where = f"{path}.{field.alias}".lstrip(".")
-        if isinstance(before, Snapshot) and isinstance(after, Snapshot) and field.reload == "Live":
+        where = f"{path}.{setting.alias}".lstrip(".")
+        if isinstance(before, Snapshot) and isinstance(after, Snapshot) and setting.reload == "Live":
             _compare(before, after, where, changes)
             continue
         changes.changed.add(where)
-        if field.reload == "Replaces":
+        if setting.reload == "Replaces":
             changes.replaced.add(where)
-        elif field.reload == "Restart":
+        elif setting.reload == "Restart":
             changes.needs_restart.add(where)

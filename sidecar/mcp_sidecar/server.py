@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,11 +40,15 @@ class Server:
         self.handler = handler
         self.refusal: str | None = None
         """Why the server takes no calls (a secret that cannot be read or opened), None where it does."""
+        self.admit: Callable[[], Awaitable[None]] | None = None
+        """Awaited before a tool is called: an audit that must lose nothing holds calls back. None where none does."""
 
     async def answer(self, call: Call) -> Reply:
         """Pass a call through the pipeline. Raises CallError."""
         if self.refusal is not None:
             raise Rejected(Reason.SERVER_NOT_READY, self.refusal, retry_after=10.0)
+        if self.admit is not None and call.method == "tools/call":
+            await self.admit()
         reply = await self.handler(call)
         if call.method == "tools/list" and reply.result is not None and call.name is None:
             self.catalogue.learn(reply.result, first_page=call.params is None or b'"cursor"' not in call.params)

@@ -28,9 +28,12 @@ from mcp_sidecar.pipeline.singleflight import SingleFlightSettings
 from mcp_sidecar.pipeline.stack import PipelineSettings
 from mcp_sidecar.server import ServerSettings
 from mcp_sidecar.upstream.channel_upstream import ChannelSettings
+from mcp_sidecar.upstream.child import ChildSettings
+from mcp_sidecar.upstream.child_pool import ChildPoolSettings
 from mcp_sidecar.upstream.dial import DialSettings, TlsSettings
 from mcp_sidecar.upstream.http_upstream import HttpUpstreamSettings
 from mcp_sidecar.upstream.pool import PoolSettings
+from mcp_sidecar.upstream.start_limiter import RestartSettings
 
 if TYPE_CHECKING:
     from mcp_sidecar import config
@@ -138,12 +141,43 @@ def health(server: config.Server) -> HealthSettings:
     )
 
 
-def channel(whole: config.Config, server: config.Server) -> ChannelSettings:
-    """A server behind channels."""
+def channel(whole: config.Config, server: config.Server, *, sse: bool = False) -> ChannelSettings:
+    """A server behind channels; `sse`: they are streams of the old HTTP transport."""
     return ChannelSettings(
-        per_session=server.isolation == "PerSession" or server.kind == "SSE",
-        max_sessions=whole.front.max_sessions if server.kind == "SSE" else server.max_sessions,
+        per_session=server.isolation == "PerSession" or sse,
+        max_sessions=whole.front.max_sessions if sse else server.max_sessions,
         session_idle=whole.sessions.idle_timeout,
+    )
+
+
+def processes(server: config.Server) -> ChildPoolSettings:
+    """The shared processes of a stdio server."""
+    return ChildPoolSettings(
+        size=server.processes,
+        acquire_timeout=server.start_timeout,
+        start_timeout=server.start_timeout,
+        drain_timeout=server.total_timeout,
+        probe_timeout=server.health.timeout,
+        restart=RestartSettings(
+            base=server.restart.backoff_base, cap=server.restart.backoff_max, reset_after=server.restart.reset_after
+        ),
+    )
+
+
+def child(
+    whole: config.Config, server: config.Server, command: str, args: tuple[str, ...], directory: str | None
+) -> ChildSettings:
+    """One process of a stdio server."""
+    rate = whole.log.stderr_lines_per_second
+    return ChildSettings(
+        command=command,
+        args=args,
+        cwd=directory,
+        line_limit=server.limits.max_response_bytes,
+        stdin_grace=server.stop.stdin_grace,
+        term_grace=server.stop.term_grace,
+        stderr_rate=float(rate),
+        stderr_burst=4 * rate,
     )
 
 
@@ -156,7 +190,7 @@ def dial(server: config.Server, url: str, directory: Path) -> DialSettings:
 
     return DialSettings(
         url=url,
-        tls=TlsSettings(path(tls.ca_file), path(tls.cert_file), path(tls.key_file), tls.server_name),
+        tls=TlsSettings(path(tls.ca_file), path(tls.cert_file), path(tls.key_file), tls.server_name, tls.verify),
         connect_timeout=server.connect_timeout,
         allow_link_local=server.allow_link_local,
     )

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from mcp_sidecar import settings
 from mcp_sidecar.catalogue import Catalogue
 from mcp_sidecar.errors import CallError, Reason, Rejected, SecretError
 from mcp_sidecar.health import HealthCheck
+from mcp_sidecar.managed_upstream import MakeUpstream, ManagedUpstream, Nowhere, not_ready
 from mcp_sidecar.pipeline.breaker import State
 from mcp_sidecar.pipeline.cache_policy import CHANGES, CacheSettings, ServerPolicy
 from mcp_sidecar.pipeline.call import Call, Reply
@@ -23,40 +24,16 @@ from mcp_sidecar.pipeline.upstream import Upstream
 from mcp_sidecar.server import Server
 from mcp_sidecar.telemetry.log import Log
 from mcp_sidecar.telemetry.record import CallRecorder
+from mcp_sidecar.unit_status import LastErrors, status_of
 from mcp_sidecar.upstream.channel_upstream import ChannelUpstream
 from mcp_sidecar.upstream.http_server import HttpServer
 
 if TYPE_CHECKING:
     from mcp_sidecar import config
 
-_MAX_PAGES = 50
+_FIRST_NOTICE: Final = 4.9
+_MAX_PAGES: Final = 50
 """Pages of `tools/list` that the sidecar asks for itself."""
-
-
-class ManagedUpstream(Upstream, Protocol):
-    """An upstream with the parts of its life that only its unit uses."""
-
-    async def drain(self, grace: float) -> Any:
-        """Let calls finish, then end."""
-
-    async def close(self) -> None:
-        """End everything now."""
-
-    def rotate(self) -> bool:
-        """Use new secrets. False where they cannot be used: the old ones stay."""
-
-    async def list_tools(self, cursor: str | None) -> bytes | None:
-        """A page of `tools/list`, None where it cannot be had."""
-
-    def legacy_scope(self, call: Call) -> bytes | None:
-        """What a legacy answer depends on, None where it must not be kept."""
-
-    def announces(self, call: Call, method: str) -> bool:
-        """Whether the server promised to say when the list of a method changes."""
-
-
-MakeUpstream = Callable[[str, "config.Server"], ManagedUpstream]
-"""Raises SecretError or ValueError where the values of the server cannot be used."""
 
 
 class ServerUnit:
@@ -79,26 +56,42 @@ class ServerUnit:
         self._make_upstream = make_upstream
         self._recorder = recorder
         self._tasks = tasks
-        self._clock = clock
+        self.clock = clock
         self._upstream: ManagedUpstream | None = None
+        self._tunes: dict[ManagedUpstream, Callable[[config.Config], None]] = {}
+        """Every upstream there is: the one in use, the one that is to take over, those that end their calls."""
         self._retiring: set[ManagedUpstream] = set()
+        self.replacement_problem: str | None = None
+        """Why the upstream of the newest config or secrets has not taken over, None where it has."""
+        self.errors = LastErrors()
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        """Of params and results, framing not counted."""
         self.catalogue = Catalogue(settings.kinds(configured))
         self.pipeline = Pipeline(settings.pipeline(configured), self._exchange, self._policy, spawn=tasks, clock=clock)
         self.pipeline.breaker.on_transition = self._transition
         self.health = HealthCheck(
             settings.health(configured), self._probe, self.pipeline.breaker, on_up=self._came_up, clock=clock
         )
+        self.health.on_failed = lambda message: self.errors.add(message, "(check)", "check_failed")
         self.server = Server(name, settings.server(configured), self.catalogue, self._front(), self.pipeline.handle)
         self.speaks_sse = False
         """Its URL was found to speak the transport of 2024-11-05, which is another upstream."""
         self._check: asyncio.Task[None] | None = None
         self._successor: asyncio.Task[None] | None = None
+        self._notice = _FIRST_NOTICE
+        self._began = clock()
         recorder.add_server(name)
 
     @property
     def upstream(self) -> ManagedUpstream | None:
         """The upstream in use; None while its values cannot be used."""
         return self._upstream
+
+    @property
+    def retiring(self) -> int:
+        """Upstreams that were replaced and end their calls."""
+        return len(self._retiring)
 
     @property
     def refusal(self) -> str | None:
@@ -118,19 +111,29 @@ class ServerUnit:
         is wrong is logged and in `refusal`.
         """
         old = self._upstream
+        if self._successor is not None:
+            self._successor.cancel()
+            self._successor = None
         try:
-            new = self._make_upstream(self.name, self.config)
+            new, tune = self._make_upstream()
         except (SecretError, ValueError) as error:
+            problem = f"server {self.name} is not ready: {error}"
+            if problem != (self.replacement_problem if old is not None else self.server.refusal):
+                self.log.error("the server's values cannot be used", error=str(error), kept=old is not None)
             if old is None:
-                self.server.refusal = f"server {self.name} is not ready: {error}"
-            self.log.error("the server's values cannot be used", error=str(error), kept=old is not None)
+                self.server.refusal = problem
+            else:
+                self.replacement_problem = problem
             return
+        self._tunes[new] = tune
+        if isinstance(new, HttpServer):
+            new.on_opened, new.on_ended, new.pool.on_waited = self._recorder.connections(self.name)
+        self.replacement_problem = None
         if old is None:
             self._upstream = self.server.upstream = new
             self.server.refusal = None
+            self.health.check_now()
             return
-        if self._successor is not None:
-            self._successor.cancel()
         self._successor = self._tasks(self._succeed(old, new), f"replace {self.name}")
 
     async def _succeed(self, old: ManagedUpstream, new: ManagedUpstream) -> None:
@@ -140,17 +143,24 @@ class ServerUnit:
                 try:
                     async with asyncio.timeout(self.health.settings.start_timeout):
                         await new.probe()
+                    if self._found_sse(new):
+                        self.renew()  # with what was found; it cancels this task
+                        await asyncio.sleep(0)
                     break
                 except (CallError, TimeoutError) as error:
                     reason = error.message if isinstance(error, CallError) else "no answer in time"
+                    self.replacement_problem = f"the new server does not answer: {reason}"
                     self.log.error("the new server does not answer; the old one is kept", error=reason)
                     await asyncio.sleep(pause)
                     pause = min(30.0, pause * 2)
             if isinstance(new, ChannelUpstream) and isinstance(old, ChannelUpstream):
                 await new.adopt(old)
         except BaseException:
+            self._tunes.pop(new, None)
             await new.close()
             raise
+        self._successor = None
+        self.replacement_problem = None
         self._upstream = self.server.upstream = new
         if self.pipeline.cache is not None:
             self.pipeline.cache.clear()
@@ -162,7 +172,7 @@ class ServerUnit:
     def rotate(self) -> None:
         """New secrets: new connections and processes use them, the old ones end their calls."""
         upstream = self._upstream
-        if upstream is None:
+        if upstream is None or self.replacement_problem is not None:
             self.renew()
         elif not upstream.rotate():
             self.log.error("the new secrets cannot be used; the old ones stay in use")
@@ -173,8 +183,9 @@ class ServerUnit:
             await old.close()
         finally:
             self._retiring.discard(old)
+            self._tunes.pop(old, None)
 
-    def reconfigure(self, configured: config.Server, *, replace: bool) -> None:
+    def reconfigure(self, configured: config.Server, whole: config.Config, *, replace: bool) -> None:
         """Use a new config: tunables at once, and with `replace` a new upstream."""
         self.config = configured
         self.server.settings = settings.server(configured)
@@ -183,13 +194,17 @@ class ServerUnit:
         self.server.handler = self.pipeline.handle
         self.health.reconfigure(settings.health(configured))
         if replace:
+            self.speaks_sse = False
             self.renew()
+        else:
+            for tune in list(self._tunes.values()):
+                tune(whole)
 
     # --- what the parts ask
 
     def _front(self) -> Upstream:
         """The front must see an upstream even before there is one; `refusal` keeps calls away from it."""
-        return _Nowhere(self.config)
+        return Nowhere(self.config)
 
     def _policy(self, cache: CacheSettings) -> ServerPolicy:
         return ServerPolicy(cache, legacy_scope=self._legacy_scope, announces=self._announces)
@@ -212,33 +227,68 @@ class ServerUnit:
 
     async def _exchange(self, call: Call) -> Reply:
         """The innermost handler: one attempt, measured."""
-        upstream = self._upstream
-        assert upstream is not None
-        began = self._clock()
+        began = self.clock()
         reply: Reply | None = None
         failure: BaseException | None = None
         try:
-            reply = await upstream.exchange(call)
+            reply = await self._attempt(call)
         except BaseException as error:
             failure = error
+            if isinstance(error, CallError):
+                self.errors.add(error.message, call.method, error.reason.label)
             raise
         finally:
-            now = self._clock()
+            now = self.clock()
+            if call.params is not None:
+                self.bytes_sent += len(call.params)
             if reply is not None:
                 self.health.proved()
+                if reply.result is not None:
+                    self.bytes_received += len(reply.result)
             self._recorder.attempt(call, now - began, reply, failure)
         return reply
+
+    async def _attempt(self, call: Call) -> Reply:
+        while True:
+            upstream = self._upstream
+            if upstream is None:
+                raise not_ready(self.refusal or "the server's values cannot be used")
+            try:
+                return await upstream.exchange(call)
+            except Rejected as refusal:
+                # it waited for a process or connection of an upstream that has been replaced meanwhile
+                if refusal.reason is not Reason.SHUTTING_DOWN or self._upstream is upstream:
+                    raise
 
     async def _probe(self) -> None:
         if self._upstream is None:
             self.renew()
         upstream = self._upstream
         if upstream is None:
-            raise _not_ready(self.server.refusal or "the server's values cannot be used")
+            raise not_ready(self.server.refusal or "the server's values cannot be used")
         await upstream.probe()
-        if isinstance(upstream, HttpServer) and upstream.found_sse and self.config.transport == "Auto":
-            self.speaks_sse = True
-            self.renew()
+        if self._found_sse(upstream):
+            # nothing can be asked of the one that found it
+            self._upstream = None
+            self._retiring.add(upstream)
+            self._tasks(self._retire(upstream), f"retire {self.name}")
+            await self._probe()
+
+    def _found_sse(self, upstream: ManagedUpstream) -> bool:
+        """Whether the URL was just found to speak the old transport; then a new upstream is under way or in use."""
+        if not isinstance(upstream, HttpServer) or not upstream.found_sse or self.config.transport != "Auto":
+            return False
+        self.speaks_sse = True
+        return True
+
+    def announce(self) -> None:
+        """Say what is being waited for, where anything is: after 5 s, and then each time twice as long."""
+        waited = self.clock() - self._began
+        if self.health.answered or waited < self._notice:
+            return
+        self._notice = waited * 2
+        what = self.waiting_for()
+        self.log.warning("still waiting for the server's first answer", seconds=round(waited), what=what)
 
     def waiting_for(self) -> str:
         """What keeps the server from answering, in words."""
@@ -282,6 +332,8 @@ class ServerUnit:
         """Let calls end, within `grace` seconds."""
         if self._check is not None:
             self._check.cancel()
+        if self._successor is not None:
+            self._successor.cancel()
         upstream = self._upstream
         if upstream is not None:
             await upstream.drain(grace)
@@ -292,9 +344,8 @@ class ServerUnit:
             self._check.cancel()
         if self._successor is not None:
             self._successor.cancel()
-        for upstream in [*self._retiring, *([self._upstream] if self._upstream is not None else [])]:
-            await upstream.close()
-        self._recorder.remove_server(self.name)
+        upstreams = {*self._retiring, *([self._upstream] if self._upstream is not None else [])}
+        await asyncio.gather(*(upstream.close() for upstream in upstreams))
 
     def sweep(self) -> None:
         """Now and then: drop what is old."""
@@ -306,93 +357,4 @@ class ServerUnit:
 
     def status(self) -> dict[str, Any]:
         """For `/status`: plain values, no secrets."""
-        pipeline, health, breaker = self.pipeline, self.health, self.pipeline.breaker
-        status: dict[str, Any] = {
-            "up": health.up and self.refusal is None,
-            "answered": health.answered,
-            "kind": self.config.kind,
-            "problem": self.refusal,
-            "health": {
-                "checks": health.checks,
-                "failed": health.failed_checks,
-                "failuresInARow": health.failures,
-                "lastSuccess": _timestamp(health.last_success),
-                "lastError": health.last_error or None,
-                "waitingSeconds": round(self._clock() - health.waiting_since, 1)
-                if health.waiting_since is not None
-                else None,
-            },
-            "tools": {"count": len(self.catalogue), "complete": self.catalogue.complete},
-            "breaker": {
-                "state": breaker.state.name.lower() if self.config.circuit_breaker.enabled else "disabled",
-                "forced": breaker.forced,
-                "rejected": breaker.rejected,
-                "retryAfterSeconds": round(breaker.retry_after, 1) if breaker.state is State.OPEN else None,
-            },
-        }
-        if pipeline.bulkhead is not None:
-            bulkhead = pipeline.bulkhead
-            status["bulkhead"] = {
-                "inFlight": bulkhead.in_flight,
-                "limit": bulkhead.settings.limit,
-                "queued": bulkhead.queued,
-                "maxQueue": bulkhead.settings.max_queue,
-            }
-        if pipeline.retry is not None:
-            pipeline.retry.budget.refill()
-            status["retryBudget"] = {"tokens": round(pipeline.retry.budget.tokens, 2)}
-        if pipeline.cache is not None:
-            cache = pipeline.cache
-            status["cache"] = {
-                "entries": len(cache),
-                "bytes": cache.bytes,
-                "hits": cache.hits,
-                "misses": cache.misses,
-                "stale": cache.stale,
-            }
-        if self._upstream is not None:
-            status["upstream"] = self._upstream.status()
-        if self._retiring:
-            status["retiring"] = len(self._retiring)
-        return status
-
-
-def _not_ready(message: str) -> Rejected:
-    """The server's values cannot be used, so there is nothing to ask."""
-    return Rejected(Reason.SERVER_NOT_READY, message, retry_after=10.0)
-
-
-def _timestamp(seconds: float | None) -> str | None:
-    return None if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-class _Nowhere:
-    """What the front sees of a server that has no upstream: calls are refused before they get here."""
-
-    def __init__(self, configured: config.Server) -> None:
-        self.holds_sessions = configured.kind != "StreamableHTTP"
-
-    async def exchange(self, call: Call) -> Reply:
-        raise _not_ready("the server is not ready")
-
-    listen = exchange
-
-    async def notify(self, session: Any, message: bytes, *, version: str, headers: Any = ()) -> int:
-        raise _not_ready("the server is not ready")
-
-    async def stream(
-        self, session: Any, sink: Any, *, version: str, last_event_id: bytes | None = None, headers: Any = ()
-    ) -> None:
-        raise _not_ready("the server is not ready")
-
-    def session_opened(self, session: Any) -> None:
-        return
-
-    async def end_session(self, session: Any) -> None:
-        return
-
-    async def probe(self) -> None:
-        raise _not_ready("the server is not ready")
-
-    def status(self) -> dict[str, Any]:
-        return {}
+        return status_of(self)

@@ -1,7 +1,8 @@
 """Makes the upstream of a configured server: which transport, with which values, tied to what it may tell.
 
 The values are read when the upstream is made, and by stdio servers again at each start of a process, so that a rotation
-reaches new connections and processes and nothing else.
+reaches new connections and processes and nothing else. Tunables reach an upstream by what `make` gives beside it: an
+upstream that is being replaced must not see the address or the command of its successor.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mcp_sidecar import settings
 from mcp_sidecar.pipeline.singleflight import Spawn
@@ -19,22 +20,31 @@ from mcp_sidecar.telemetry.log import Log
 from mcp_sidecar.upstream.audience import OnChange
 from mcp_sidecar.upstream.channel import Channel
 from mcp_sidecar.upstream.channel_upstream import ChannelUpstream
-from mcp_sidecar.upstream.child import ChildChannel, ChildSettings
-from mcp_sidecar.upstream.child_pool import ChildPool, ChildPoolSettings
+from mcp_sidecar.upstream.child import ChildChannel
+from mcp_sidecar.upstream.child_pool import ChildPool
+from mcp_sidecar.upstream.connection_quota import ConnectionQuota
 from mcp_sidecar.upstream.http_server import HttpServer
+from mcp_sidecar.upstream.http_upstream import HttpUpstreamSettings
 from mcp_sidecar.upstream.process import child_environment
-from mcp_sidecar.upstream.shared_server import SharedPeer, SharedServer, Started
+from mcp_sidecar.upstream.shared_processes import SharedPeer, Started
+from mcp_sidecar.upstream.shared_server import SharedServer
 from mcp_sidecar.upstream.socket_channel import SocketChannel, SocketSettings
-
-# from mcp_sidecar.upstream.sse_channel import SseChannel, SseSettings
-from mcp_sidecar.upstream.start_limiter import RestartSettings, StartLimiter
+from mcp_sidecar.upstream.sse_channel import SseChannel, SseSettings
+from mcp_sidecar.upstream.start_limiter import StartLimiter
 
 if TYPE_CHECKING:
     from mcp_sidecar import config
 
 
+class Made(NamedTuple):
+    """An upstream, and what takes it to another config whose address, command and credentials are the same."""
+
+    upstream: HttpServer | ChannelUpstream
+    tune: Callable[[config.Config], None]
+
+
 class UpstreamFactory:
-    """Makes upstreams that share the sidecar's counter of ids and its limit of starts."""
+    """Makes upstreams that share the sidecar's counter of ids and its limits of starts and connections."""
 
     def __init__(
         self,
@@ -44,6 +54,7 @@ class UpstreamFactory:
         log: Log,
         redactor: Redactor,
         limiter: StartLimiter,
+        quota: ConnectionQuota | None,
         spawn: Spawn,
         instance: str,
         environ: Mapping[str, str] | None = None,
@@ -54,6 +65,7 @@ class UpstreamFactory:
         self._log = log
         self._redactor = redactor
         self._limiter = limiter
+        self._quota = quota
         self._spawn = spawn
         self._instance = instance
         self._environ = os.environ if environ is None else environ
@@ -67,40 +79,45 @@ class UpstreamFactory:
         on_change: OnChange,
         *,
         sse: bool = False,
-    ) -> HttpServer | ChannelUpstream:
+    ) -> Made:
         """The upstream of one server. `sse`: its URL was found to speak the old transport. Raises SecretError for
         values that cannot be had, ValueError for ones that cannot be used."""
         server = whole.servers[name]
         if server.kind == "StreamableHTTP" and not sse:
-            return self._http(name, server, secrets, directory, on_change)
-        return self._channels(name, whole, server, secrets, directory, on_change, sse=sse or server.kind == "SSE")
+            return self._http(name, whole, secrets, directory, on_change)
+        return self._channels(name, whole, secrets, directory, on_change, sse=sse or server.kind == "SSE")
 
     def _http(
-        self, name: str, server: config.Server, secrets: ServerSecrets, directory: Path, on_change: OnChange
-    ) -> HttpServer:
-        dialled = settings.dial(server, secrets.values().url or "", directory)
+        self, name: str, whole: config.Config, secrets: ServerSecrets, directory: Path, on_change: OnChange
+    ) -> Made:
+        url = secrets.values().url or ""
+
+        def chosen(whole: config.Config) -> HttpUpstreamSettings:
+            server = whole.servers[name]
+            return settings.http(name, server, settings.dial(server, url, directory))
+
         upstream = HttpServer(
-            settings.http(name, server, dialled),
+            chosen(whole),
             ids=self.ids,
             headers=lambda: secrets.values().headers,
             clock=self._clock,
             rng=self._rng,
             environ=self._environ,
+            quota=self._quota,
         )
         upstream.on_change = on_change
-        return upstream
+        return Made(upstream, lambda whole: upstream.reconfigure(chosen(whole)))
 
     def _channels(
         self,
         name: str,
         whole: config.Config,
-        server: config.Server,
         secrets: ServerSecrets,
         directory: Path,
         on_change: OnChange,
         *,
         sse: bool,
-    ) -> ChannelUpstream:
+    ) -> Made:
         log = self._log.bind(server=name)
 
         def report(kind: str, sample: bytes) -> None:
@@ -109,6 +126,7 @@ class UpstreamFactory:
         secrets.values()  # a server whose values cannot be had must not be started
 
         def open_channel() -> Channel:
+            server = whole.servers[name]
             if sse:
                 dialled = settings.dial(server, secrets.values().url or "", directory)
                 return SseChannel(
@@ -120,22 +138,11 @@ class UpstreamFactory:
             if server.socket is not None:
                 path = directory / Path(server.socket).expanduser()
                 return SocketChannel(SocketSettings(path=str(path), line_limit=server.limits.max_response_bytes))
-            return self._child(server, secrets, whole.log.stderr_lines_per_second, log)
+            return self._child(whole, server, secrets, log)
 
         def make_processes(started: Started, probe: Started) -> ChildPool:
             return ChildPool(
-                ChildPoolSettings(
-                    size=server.processes,
-                    acquire_timeout=server.start_timeout,
-                    start_timeout=server.start_timeout,
-                    drain_timeout=server.total_timeout,
-                    probe_timeout=server.health.timeout,
-                    restart=RestartSettings(
-                        base=server.restart.backoff_base,
-                        cap=server.restart.backoff_max,
-                        reset_after=server.restart.reset_after,
-                    ),
-                ),
+                settings.processes(whole.servers[name]),
                 open_channel,
                 make_peer=lambda: SharedPeer(shared.audience),
                 on_started=started,
@@ -150,8 +157,8 @@ class UpstreamFactory:
             )
 
         shared = SharedServer(make_processes, on_change=on_change, clock=self._clock)
-        return ChannelUpstream(
-            settings.channel(whole, server),
+        upstream = ChannelUpstream(
+            settings.channel(whole, whole.servers[name], sse=sse),
             None if sse else shared,
             open_channel=open_channel,
             ids=self.ids,
@@ -160,19 +167,21 @@ class UpstreamFactory:
             instance=self._instance,
         )
 
-    def _child(self, server: config.Server, secrets: ServerSecrets, stderr_rate: int, log: Log) -> ChildChannel:
+        def tune(changed: config.Config) -> None:
+            nonlocal whole
+            whole = changed
+            server = whole.servers[name]
+            upstream.reconfigure(settings.channel(whole, server, sse=sse))
+            for pool in upstream.pools():
+                pool.reconfigure(settings.processes(server))
+
+        return Made(upstream, tune)
+
+    def _child(self, whole: config.Config, server: config.Server, secrets: ServerSecrets, log: Log) -> ChildChannel:
         values = secrets.values()
         assert values.command is not None
         return ChildChannel(
-            ChildSettings(
-                command=values.command,
-                args=values.args,
-                cwd=values.working_dir,
-                line_limit=server.limits.max_response_bytes,
-                stdin_grace=server.stop.stdin_grace,
-                term_grace=server.stop.term_grace,
-                stderr_rate=float(stderr_rate),
-            ),
+            settings.child(whole, server, values.command, values.args, values.working_dir),
             environment=lambda: child_environment(secrets.values().env, self._environ),
             clock=self._clock,
             log=lambda line: log.info("stderr", line=line),

@@ -43,8 +43,8 @@ class Probes(Protocol):
     def status(self) -> dict[str, Any]:
         """All of it, JSON-able, without secrets."""
 
-    async def metrics(self) -> bytes:
-        """Prometheus text exposition 0.0.4."""
+    async def metrics(self) -> bytes | None:
+        """Prometheus text exposition 0.0.4; None where metrics are switched off."""
 
 
 class LagSource(Protocol):
@@ -76,7 +76,7 @@ class AdminHandler:
         self._probes = probes
         self._metrics_age = metrics_age
         self._clock = clock
-        self._metrics = b""
+        self._metrics: bytes | None = b""
         self._metrics_until = float("-inf")
         self._rendering = asyncio.Lock()
         self.renders = 0
@@ -93,7 +93,11 @@ class AdminHandler:
         elif check is not None:
             self._probe(request, check)
         elif path == "/metrics":
-            request.respond(200, await self._rendered(), _METRICS, _NO_STORE)
+            metrics = await self._rendered()
+            if metrics is None:
+                request.respond(404, b"metrics are switched off: metrics.enabled is false\n", _TEXT)
+            else:
+                request.respond(200, metrics, _METRICS, _NO_STORE)
         elif path == "/status":
             body = json.dumps(probes.status(), indent=2, default=str).encode() + b"\n"
             request.respond(200, body, headers=_NO_STORE)
@@ -116,7 +120,7 @@ class AdminHandler:
             lines.append(f"[{'+' if passed else '-'}] {name}" + (f": {reason}" if reason else ""))
         return lines
 
-    async def _rendered(self) -> bytes:
+    async def _rendered(self) -> bytes | None:
         async with self._rendering:  # who comes while it is being rendered gets the same
             if self._clock() >= self._metrics_until:
                 self._metrics = await self._probes.metrics()

@@ -7,9 +7,9 @@ clients end their whole session on a 5xx (design.md, "Errors of our own"). A los
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
-from mcp_sidecar.errors import CallError, Delivery, Reason, SessionLost
+from mcp_sidecar.errors import CallError, Delivery, Reason, Rejected, SessionLost
 from mcp_sidecar.front.request import Request
 from mcp_sidecar.pipeline.call import Call, Era, Event, Reply
 from mcp_sidecar.protocol import envelope
@@ -18,6 +18,7 @@ from mcp_sidecar.protocol.revisions import ERROR_STATUS
 Headers = tuple[tuple[bytes, bytes], ...]
 
 _MAX_HELD = 100
+_RETRY_AFTER_SHUTDOWN: Final = 1.0
 
 
 def error_of(error: CallError, call: Call | None = None) -> bytes:
@@ -152,3 +153,13 @@ class Answer:
             request.end_stream()
         else:
             request.respond(status, body, headers=self._headers)
+
+
+def shutting_down(call: Call | None = None) -> CallError:
+    """The answer to a call that is refused, or that was given up after `shutdown.gracePeriod`."""
+    if call is None:
+        return Rejected(Reason.SHUTTING_DOWN, "the sidecar is shutting down", retry_after=_RETRY_AFTER_SHUTDOWN)
+    message = "the sidecar is shutting down, and the call did not end in time"
+    sent = call.attempts > 0 and call.written is not False
+    delivery = Delivery.MAYBE if sent else call.delivery
+    return CallError(Reason.SHUTTING_DOWN, message, delivery=delivery, retry_after=_RETRY_AFTER_SHUTDOWN)

@@ -34,6 +34,7 @@ class ConnectionOwner(Protocol):
 
     settings: ListenerSettings
     draining: bool
+    statuses: list[int]
 
     def now(self) -> float:
         """Monotonic seconds."""
@@ -73,6 +74,7 @@ class Connection(asyncio.Protocol):
         self.deadline = _NEVER
         self.peer = ""
         self.state: dict[Any, Any] = {}
+        self.statuses = owner.statuses
         self.gone = False
 
     @property

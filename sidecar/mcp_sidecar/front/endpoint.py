@@ -16,17 +16,16 @@ from typing import Any, Final, Protocol
 from mcp_sidecar.errors import CallError, Reason, Rejected
 from mcp_sidecar.front import legacy, modern
 from mcp_sidecar.front.admission import ToolFilter, ToolPolicy, accepts, forwarded, identity_of, is_json
-from mcp_sidecar.front.answer import Answer
+from mcp_sidecar.front.answer import Answer, shutting_down
 from mcp_sidecar.front.request import Request
 from mcp_sidecar.front.sessions import Session, Sessions
 from mcp_sidecar.pipeline.call import Call, Reply, Source
 from mcp_sidecar.pipeline.upstream import Opening
-from mcp_sidecar.protocol import envelope
+from mcp_sidecar.protocol import envelope, translate
 from mcp_sidecar.protocol.revisions import INITIALIZE, LEGACY_VERSIONS
 from mcp_sidecar.server import Server
 
 _LEGACY: Final = frozenset(version.encode() for version in LEGACY_VERSIONS)
-_RETRY_AFTER_SHUTDOWN: Final = 1.0
 
 
 class Recorder(Protocol):
@@ -215,6 +214,8 @@ class Endpoint:
         except asyncio.CancelledError as cancelled:
             failure = cancelled
             if not call.cancelled:
+                if self.shutting_down:
+                    answer.fail(call.id, shutting_down(call), call)
                 raise
             task.uncancel()
             answer.fail(call.id, CallError(Reason.CANCELLED, "cancelled by the caller", delivery=call.delivery), call)
@@ -229,7 +230,9 @@ class Endpoint:
     async def _answer(self, caller: Caller, call: Call) -> Reply:
         server = caller.server
         if self.shutting_down:
-            raise Rejected(Reason.SHUTTING_DOWN, "the sidecar is shutting down", retry_after=_RETRY_AFTER_SHUTDOWN)
+            raise shutting_down()
+        if call.method == INITIALIZE and self.sessions.full:
+            raise Rejected(Reason.TOO_MANY_SESSIONS, "too many sessions are open", retry_after=5.0)
         restricted = caller.tool_filter is not None or server.settings.tool_filter is not None
         if not restricted:
             reply = await server.answer(call)
@@ -289,7 +292,7 @@ class Endpoint:
         server = caller.server
         try:
             if self.shutting_down:
-                raise Rejected(Reason.SHUTTING_DOWN, "the sidecar is shutting down", retry_after=_RETRY_AFTER_SHUTDOWN)
+                raise shutting_down()
             status = await server.upstream.notify(
                 session,
                 message,
@@ -321,7 +324,7 @@ class Endpoint:
         except asyncio.CancelledError as cancelled:
             failure = cancelled
             if self.shutting_down and not answer.gone:
-                reply = Reply(modern.graceful_end(call), source=Source.SIDECAR)
+                reply = Reply(translate.listen_result(call.id), source=Source.SIDECAR)
                 answer.reply(call.id, reply)
                 failure = None
             raise
@@ -333,6 +336,8 @@ class Endpoint:
         request = caller.request
 
         async def run() -> None:
+            if session is not None:
+                session.streams += 1
             try:
                 await caller.server.upstream.stream(
                     session,
@@ -353,6 +358,9 @@ class Endpoint:
                 if self.shutting_down:
                     answer.end()
                 raise
+            finally:
+                if session is not None:
+                    session.streams -= 1
 
         await self._stream(caller, answer, None, run)
 
@@ -361,12 +369,11 @@ class Endpoint:
     ) -> None:
         """Run an endless stream in a task of its own, so that its end by us is not the end of the request's task."""
         if self.shutting_down:
-            error = Rejected(Reason.SHUTTING_DOWN, "the sidecar is shutting down", retry_after=_RETRY_AFTER_SHUTDOWN)
-            answer.fail(call.id if call is not None else b"null", error, call)
+            answer.fail(call.id if call is not None else b"null", shutting_down(), call)
             return
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(run(), name="caller-stream")
         self._streams.add(task)
-        caller.request.on_disconnect(lambda: _cancel(task))
+        caller.request.on_disconnect(task.cancel)
         try:
             await asyncio.wait((task,))
         finally:
@@ -390,7 +397,3 @@ class Endpoint:
             task.cancel()
         if streams:
             await asyncio.wait(streams, timeout=5)
-
-
-def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()

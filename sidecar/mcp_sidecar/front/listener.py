@@ -70,8 +70,11 @@ class Listener:
         self._sweep_skipped = False
         self._resume: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
+        self._idle: asyncio.Event | None = None
         self.draining = False
         """Answers carry `Connection: close`."""
+        self.statuses = [0] * 10
+        """Answers by status class: 2 counts 2xx."""
         self.accepted = 0
         self.requests = 0
         self.refusals: Counter[str] = Counter()
@@ -159,6 +162,20 @@ class Listener:
             return False
         return True
 
+    async def finish(self, timeout: float) -> bool:
+        """Let open requests finish, and go on answering: who comes meanwhile is to be told by the handler to go
+        elsewhere, with `Connection: close`. Then `drain`. True when all did within `timeout` seconds."""
+        until = self.now() + timeout
+        self.draining = True
+        while self._tasks:
+            self._idle = asyncio.Event()
+            try:
+                async with asyncio.timeout(max(0.0, until - self.now())):
+                    await self._idle.wait()
+            except TimeoutError:
+                break
+        return await self.drain(max(0.0, until - self.now()))
+
     async def close(self) -> None:
         """End everything now: tasks are cancelled, callers without an answer get 503."""
         self.stop_accepting()
@@ -195,6 +212,7 @@ class Listener:
     def refused(self, refusal: Refusal) -> None:
         """Count a refusal."""
         self.refusals[refusal.fault.label] += 1
+        self.statuses[refusal.status // 100] += 1
 
     def dropped_slow(self) -> None:
         """Count a caller that did not read."""
@@ -225,6 +243,8 @@ class Listener:
                 self._fail(request, _HANDLER_SILENT)
         finally:
             self._tasks.pop(request, None)
+            if self._idle is not None and not self._tasks:
+                self._idle.set()
             if self._emptied is not None:
                 self._check_empty()
 

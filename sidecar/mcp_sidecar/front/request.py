@@ -41,6 +41,8 @@ class CallerConnection(Protocol):
     """Address and port of the caller."""
     state: dict[Any, Any]
     """Free for whoever serves the connection's requests: what was found out once per connection."""
+    statuses: list[int]
+    """Answers by status class, counted over all connections of the listener."""
     gone: bool
     """The caller sends no more: it is disconnected, or half-closed."""
 
@@ -111,7 +113,7 @@ class Request:
         """A stream is open: `send_event` and `end_stream` may be used."""
         self._keep_alive = keep_alive
         self._chunked = chunked
-        self._callbacks: list[Callable[[], None]] | None = None
+        self._callbacks: list[Callable[[], object]] | None = None
 
     @property
     def peer(self) -> str:
@@ -128,7 +130,7 @@ class Request:
         """Bytes written for this caller that the kernel has not taken yet."""
         return self.connection.unsent()
 
-    def on_disconnect(self, callback: Callable[[], None]) -> None:
+    def on_disconnect(self, callback: Callable[[], object]) -> None:
         """Have `callback` called, once, when the caller goes while the request is open; at once if it is gone."""
         if self.connection.gone:
             callback()
@@ -148,6 +150,7 @@ class Request:
         extra = encode_headers(headers) if headers else b""
         self._begin()
         connection = self.connection
+        connection.statuses[status // 100] += 1
         keep_alive = self._keep_alive and not connection.draining
         if status in _BODILESS:
             connection.write(bodiless_head(status, not keep_alive) + extra + b"\r\n")
@@ -169,6 +172,7 @@ class Request:
         if not self._chunked or self.connection.draining:
             self._keep_alive = False
         self.streaming = True
+        self.connection.statuses[status // 100] += 1
         self.connection.write(stream_head(status, self._chunked, not self._keep_alive) + extra + b"\r\n")
         self.connection.stream_started()
 

@@ -59,6 +59,7 @@ class Session:
         "log_id",
         "server",
         "state",
+        "streams",
         "token",
         "upstream_session",
         "version",
@@ -83,6 +84,9 @@ class Session:
         self.expires = expires
         """Seconds since the epoch, since it must hold across restarts."""
         self.last_used = 0.0
+        """Seconds since the epoch."""
+        self.streams = 0
+        """GET streams that are open."""
         self.in_flight: dict[bytes, Callable[[], None]] = {}
         """The caller's raw id → how to cancel that call."""
         self.state: object | None = None
@@ -174,6 +178,7 @@ class Sessions:
                 self._remember(session)
         else:
             self._known.move_to_end(token)
+            session.last_used = self._wall_clock()
         if session.server != server or session.identity != identity or session.expires <= self._wall_clock():
             raise SessionLost("the session is unknown, expired or ended: begin a new one")
         return session
@@ -195,8 +200,26 @@ class Sessions:
         """Drop what memory holds of a session; its token stays valid."""
         self._known.pop(session.token, None)
 
+    @property
+    def full(self) -> bool:
+        """Whether one more would be one too many: as many as are allowed, and none that memory could do without."""
+        known = self._known
+        if len(known) < self._settings.max_sessions:
+            return False
+        return all(session.state is not None or session.in_flight for session in known.values())
+
+    def idle_since(self, seconds: float) -> list[Session]:
+        """The sessions in memory that nobody used for so long."""
+        horizon = self._wall_clock() - seconds
+        return [
+            session
+            for session in self._known.values()
+            if session.last_used < horizon and not session.in_flight and not session.streams
+        ]
+
     def _remember(self, session: Session) -> None:
         self._known[session.token] = session
+        session.last_used = self._wall_clock()
         if len(self._known) > self._settings.max_sessions:
             for token, old in self._known.items():
                 if old.state is None and not old.in_flight:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -21,7 +22,7 @@ from mcp_sidecar.pipeline.budget import BudgetSettings, RetryBudget
 from mcp_sidecar.pipeline.bulkhead import Bulkhead
 from mcp_sidecar.pipeline.cache_key import has_one_time_state
 from mcp_sidecar.pipeline.call import Call, CallKind, Handler, Reply
-from mcp_sidecar.pipeline.classification import ClassificationSettings, Times, classify, worse
+from mcp_sidecar.pipeline.classification import ClassificationSettings, Times, classify, rule_for, worse
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,18 @@ class RetrySettings:
 class Retry:
     """The stage. Give it the bulkhead it sits in, so that waits do not hold a place."""
 
-    __slots__ = ("backoff", "budget", "bulkhead", "clock", "recovered", "retries", "settings", "sleeping")
+    __slots__ = (
+        "backoff",
+        "budget",
+        "bulkhead",
+        "clock",
+        "denied",
+        "reasons",
+        "recovered",
+        "retries",
+        "settings",
+        "sleeping",
+    )
 
     def __init__(
         self,
@@ -54,6 +66,11 @@ class Retry:
         self.backoff = Backoff(settings.backoff, rng)
         self.retries = 0
         """Attempts made after a first one."""
+        self.reasons: Counter[Reason] = Counter()
+        """The same, by what had failed."""
+        self.denied: Counter[str] = Counter()
+        """Failures of a kind that may be tried again, and were not: attempts, committed, not_idempotent, deadline,
+        budget."""
         self.recovered = 0
         """Calls that succeeded in a retry."""
         self.sleeping = 0
@@ -82,6 +99,7 @@ class Retry:
         while await self._wait(call, failure, retries, seen):
             retries += 1
             self.retries += 1
+            self.reasons[failure.reason] += 1
             try:
                 reply = await next(call)
             except UpstreamError as error:
@@ -102,18 +120,22 @@ class Retry:
     async def _wait(self, call: Call, failure: UpstreamError, retries: int, seen: set[Reason]) -> bool:
         """Wait for the next attempt; False where there is to be none. `seen`: reasons that were tried again before."""
         settings = self.settings
-        if retries >= settings.max_retries:
+        if rule_for(failure).times is Times.NEVER:
             return False
+        if retries >= settings.max_retries:
+            return self._deny("attempts")
         kind = CallKind.UNSAFE if has_one_time_state(call) else call.kind
         rule = classify(failure, kind, call.committed, settings.classification)
-        if rule.times is Times.NEVER or (rule.times is Times.ONCE and failure.reason in seen):
-            return False
+        if rule.times is Times.NEVER:
+            return self._deny("committed" if call.committed else "not_idempotent")
+        if rule.times is Times.ONCE and failure.reason in seen:
+            return self._deny("attempts")
         delay = self.backoff.delay(retries, throttled=rule.throttled, retry_after=failure.retry_after)
         if delay is None or self.clock() + delay >= call.expires(self.clock()):
-            return False
+            return self._deny("deadline")
         # Last: a retry that is not made for another reason must not cost the others one.
         if not self.budget.withdraw(timed_out=rule.timed_out):
-            return False
+            return self._deny("budget")
         seen.add(failure.reason)
         bulkhead = self.bulkhead
         lent = bulkhead is not None and bulkhead.lend(call)
@@ -128,3 +150,7 @@ class Retry:
             except Rejected:
                 return False
         return True
+
+    def _deny(self, why: str) -> bool:
+        self.denied[why] += 1
+        return False

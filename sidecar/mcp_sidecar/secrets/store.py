@@ -10,7 +10,7 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,13 +56,28 @@ class SecretStore:
         for name in self.servers:
             self._refresh(name, files)
 
-    def watch(self, watcher: Watcher, on_change: Callable[[str], None]) -> Callable[[], None]:
-        """Read a server's values again when one of its files changes; then call `on_change` with its name.
+    def adopt(self, other: SecretStore, names: Iterable[str]) -> None:
+        """Go on with the values of the store that this one replaces, for servers of which nothing has changed: what was
+        made of them stays tied to them."""
+        for name in names:
+            if name in other.servers and name in self.servers:
+                self.servers[name] = other.servers[name]
+                if name in other._read_at:
+                    self._read_at[name] = other._read_at[name]
+
+    def watch(
+        self,
+        watcher: Watcher,
+        on_change: Callable[[str], None],
+        on_failure: Callable[[str, str], None] | None = None,
+    ) -> Callable[[], None]:
+        """Read a server's values again when one of its files changes; then call `on_change` with its name, or
+        `on_failure` with its name and why they cannot be used: those before stay in use.
 
         Returns what ends it: a store that is replaced must not go on reading.
         """
         ends = [
-            watcher.add(files, functools.partial(self._changed, name, on_change))
+            watcher.add(files, functools.partial(self._changed, name, on_change, on_failure))
             for name, secrets in self.servers.items()
             if (files := secrets.watched())
         ]
@@ -73,12 +88,16 @@ class SecretStore:
         at = self._read_at.get(name)
         return None if at is None else self._clock() - at
 
-    async def _changed(self, name: str, on_change: Callable[[str], None]) -> None:
+    async def _changed(
+        self, name: str, on_change: Callable[[str], None], on_failure: Callable[[str, str], None] | None
+    ) -> None:
         files = Files()
         if await asyncio.to_thread(self._refresh, name, files):
             on_change(name)
         failure = self.servers[name].failure
         if failure is not None:
+            if on_failure is not None:
+                on_failure(name, failure)
             raise SecretError(f"{name}: {failure}")  # counted by the watcher
 
     def _refresh(self, name: str, files: Files) -> bool:

@@ -103,7 +103,6 @@ class Catalogue:
         self.queue_wait = histogram(
             "outrigger_queue_wait_seconds", "Wait for a permit of the bulkhead.", ["server"], buckets=OPERATION_BUCKETS
         )
-        self.calls_in_flight = gauge("outrigger_calls_in_flight", "Calls not yet answered.", ["server"])
 
         # attempts upstream
         self.attempt_duration = histogram(
@@ -159,9 +158,9 @@ class Catalogue:
         )
         self.leases_leaked = counter("outrigger_leases_leaked_total", "Leases found unreturned.", ["server"])
         self.sessions = gauge("outrigger_sessions", "Legacy sessions of callers.", ["server"])
-        self.session_duration = histogram(
-            "outrigger_client_session_duration_seconds",
-            "Life of an upstream session or process.",
+        self.connection_life = histogram(
+            "outrigger_connection_life_seconds",
+            "Life of a connection or process, once it is over.",
             ["server"],
             buckets=(1, 10, 60, 300, 1800, 3600, 14400, 86400),
         )
@@ -197,7 +196,9 @@ class Catalogue:
 
         # wire
         self.message_bytes = counter(
-            "outrigger_message_bytes_total", "Bytes of messages to and from the upstream.", ["server", "direction"]
+            "outrigger_message_bytes_total",
+            "Bytes of params sent to the upstream and of results received.",
+            ["server", "direction"],
         )
         self.protocol_errors = counter(
             "outrigger_protocol_errors_total",

@@ -78,14 +78,16 @@ class CallRecorder:
         *,
         servers: Iterable[str] = (),
         max_tool_labels: int = MAX_TOOL_LABELS,
+        tool_histograms: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`log` None writes no line per call, `audit` None no audit."""
+        """`log` None writes no line per call, `audit` None no audit; both may be changed at any time."""
         self._catalogue = catalogue
         self.log = log
         self.audit = audit
         self._timestamps = log.timestamps if log is not None else Timestamps()
         self._max_tool_labels = max_tool_labels
+        self._tool_histograms = tool_histograms
         self._clock = clock
         self._tools: dict[str, ToolLabels] = {}
         self._series: dict[tuple[str, str, str, str, str], _Series] = {}
@@ -122,6 +124,26 @@ class CallRecorder:
         self._series = {key: value for key, value in self._series.items() if key[0] != server}
         self._attempts = {key: value for key, value in self._attempts.items() if key[0] != server}
         self._catalogue.registry.remove(server=server)
+
+    def connections(
+        self, server: str
+    ) -> tuple[Callable[[float], None], Callable[[float], None], Callable[[float], None]]:
+        """What takes the seconds that opening a connection took, that one lived, and that a call waited for one."""
+        catalogue = self._catalogue
+        return (
+            catalogue.connection_start.labels(server).observe,
+            catalogue.connection_life.labels(server).observe,
+            catalogue.acquire_wait.labels(server).observe,
+        )
+
+    def reconfigure(self, *, max_tool_labels: int, tool_histograms: bool) -> None:
+        """Take new bounds; tools that have a label keep it."""
+        self._max_tool_labels = max_tool_labels
+        for labels in self._tools.values():
+            labels.limit = max_tool_labels
+        if tool_histograms != self._tool_histograms:
+            self._tool_histograms = tool_histograms
+            self._series.clear()
 
     def tools_listed(self, server: str, result: bytes) -> None:
         """Take the tool names from a `tools/list` result of the upstream: only these can become label values."""
@@ -262,7 +284,7 @@ class CallRecorder:
         method = method if method in METHODS else OTHER_METHOD
         series = _Series(
             catalogue.calls.labels(server, method, tool, outcome, source),
-            catalogue.operation_duration.labels(server, method, tool, outcome),
+            catalogue.operation_duration.labels(server, method, tool if self._tool_histograms else "", outcome),
             catalogue.queue_wait.labels(server),
         )
         if known:  # a key from the caller's input must not stay

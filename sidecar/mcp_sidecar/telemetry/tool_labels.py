@@ -37,7 +37,7 @@ class ToolLabels:
     """Which tools of one server have a label value of their own: only listed ones, at most `limit`."""
 
     def __init__(self, limit: int, clock: Callable[[], float]) -> None:
-        self._limit = limit
+        self.limit = limit
         self._clock = clock
         self._seen: dict[str, float] = {}
         self._latest = b""
@@ -61,7 +61,7 @@ class ToolLabels:
         given_up: list[str] = []
         homeless = 0
         for name in names:
-            if name not in self._seen and len(self._seen) >= self._limit:
+            if name not in self._seen and len(self._seen) >= self.limit:
                 oldest = min(self._seen, key=self._seen.__getitem__, default=None)
                 if oldest is None or now - self._seen[oldest] < TOOL_KEPT_SECONDS:
                     homeless += 1

@@ -12,7 +12,7 @@ import random
 import sys
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mcp_sidecar.errors import CallError, Delivery, Reason, Rejected, UpstreamError
@@ -282,6 +282,13 @@ class ChildPool:
                     return
                 self._changed.clear()
                 await self._changed.wait()
+
+    def reconfigure(self, settings: ChildPoolSettings) -> None:
+        """Use other times from now on, for the processes that run too; the size stays."""
+        self.settings = replace(settings, size=self.settings.size)
+        for slot in self.slots:
+            slot.settings = self.settings.slot()
+            slot.backoff.settings = settings.restart
 
     @property
     def in_flight(self) -> int:

@@ -14,7 +14,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -34,7 +34,7 @@ _PROXY_HEAD_LIMIT: Final = 16 * 1024
 
 @dataclass(frozen=True)
 class TlsSettings:
-    """Files of the client side of TLS. Verification cannot be switched off; below TLS 1.2 nothing is spoken."""
+    """Files of the client side of TLS. Below TLS 1.2 nothing is spoken."""
 
     ca_file: Path | None = None
     """Trusted instead of the system's authorities."""
@@ -42,6 +42,8 @@ class TlsSettings:
     key_file: Path | None = None
     server_name: str | None = None
     """Name sent and verified, where it is not the URL's host."""
+    verify: bool = True
+    """False lets anybody on the way read and change everything."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -93,6 +95,9 @@ class TlsContext:
     def _build(self) -> ssl.SSLContext:
         settings = self._settings
         context = ssl.create_default_context(cafile=settings.ca_file)
+        if not settings.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         if settings.cert_file is not None:
@@ -114,6 +119,10 @@ class Dialer:
         self.route: Route = find_route(settings.url, os.environ if environ is None else environ)
         self._tls = TlsContext(settings.tls) if self.route.secure else None
         self._lookup: asyncio.Task[list[_Address]] | None = None
+
+    def reconfigure(self, settings: DialSettings) -> None:
+        """Take new times. Where it leads to does not change."""
+        self._settings = replace(self._settings, connect_timeout=settings.connect_timeout)
 
     @property
     def tls_generation(self) -> int:

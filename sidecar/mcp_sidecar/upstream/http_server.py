@@ -17,6 +17,8 @@ from mcp_sidecar.pipeline.upstream import LegacySession, Opening
 from mcp_sidecar.protocol import envelope
 from mcp_sidecar.protocol.revisions import INITIALIZE, LATEST_LEGACY, LATEST_MODERN
 from mcp_sidecar.upstream.audience import LIST_CHANGES, UPDATED, OnChange
+from mcp_sidecar.upstream.connection_quota import ConnectionQuota
+from mcp_sidecar.upstream.http_connection import HttpConnection
 from mcp_sidecar.upstream.http_request import Headers
 from mcp_sidecar.upstream.http_upstream import HttpUpstream
 from mcp_sidecar.upstream.profile import initialize_params, modern_meta, profile_of
@@ -27,7 +29,56 @@ _CHANGES: Final = (b"list_changed", b"resources/updated")
 class HttpServer(HttpUpstream):
     """See the module. `on_change` is told what the server says has changed."""
 
-    on_change: OnChange | None = None
+    def __init__(self, *args: Any, quota: ConnectionQuota | None = None, **options: Any) -> None:
+        """As HttpUpstream; `quota` bounds the connections of all servers together."""
+        super().__init__(*args, **options)
+        self.on_change: OnChange | None = None
+        self.on_opened: Callable[[float], object] = float
+        """Told how many seconds it took to open a connection."""
+        self.on_ended: Callable[[float], object] = float
+        """Told how many seconds a connection lived."""
+        self._quota = quota
+        if quota is not None:
+            quota.on_scarce.append(self._spare)
+
+    async def _open(self) -> HttpConnection:
+        quota = self._quota
+        if quota is not None:
+            await quota.take()
+        began = self.clock()
+        try:
+            connection = await super()._open()
+        except BaseException:
+            if quota is not None:
+                quota.give()
+            raise
+        opened = self.clock()
+        self.on_opened(opened - began)
+
+        def ended(_: object) -> None:
+            self.on_ended(self.clock() - opened)
+            if quota is not None:
+                quota.give()
+
+        connection.closed.add_done_callback(ended)
+        return connection
+
+    def _spare(self) -> None:
+        """Others wait for a place: keep no connection that nobody uses."""
+        pool = self.pool
+        while pool.idle:
+            pool.end(pool.idle.pop(0), "surplus")
+
+    async def close(self) -> None:
+        """End everything now."""
+        await super().close()
+        if self._quota is not None and self._spare in self._quota.on_scarce:
+            self._quota.on_scarce.remove(self._spare)
+
+    def rest(self, session: LegacySession) -> bool:
+        """A session was not used for long; the server's own session is not ours to end. True: it may be forgotten."""
+        session.state = None
+        return True
 
     @property
     def found_sse(self) -> bool:
@@ -42,6 +93,8 @@ class HttpServer(HttpUpstream):
         if call.sink is not None and call.era is Era.LEGACY and self.on_change is not None:
             call.sink = call.sink if isinstance(call.sink, _Listening) else _Listening(call.sink, self.on_change)
         reply = await super().exchange(call)
+        if self._quota is not None and self._quota.waiting:
+            self._spare()
         if call.method == INITIALIZE and reply.result is not None and isinstance(call.session, Opening):
             try:
                 profile = profile_of(reply)

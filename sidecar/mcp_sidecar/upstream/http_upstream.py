@@ -213,6 +213,7 @@ class HttpUpstream:
     def reconfigure(self, settings: HttpUpstreamSettings) -> None:
         """Take new sizes, times and limits. Where it leads to does not change: that takes a new upstream."""
         self.settings = replace(settings, dial=self.settings.dial)
+        self._dialer.reconfigure(settings.dial)
         self._pool.reconfigure(settings.pool)
 
     async def drain(self, timeout: float) -> bool:

@@ -57,6 +57,7 @@ class Pool(Generic[C]):
         self._closing = False
         self._quiet: asyncio.Future[None] | None = None
         self._upkeep: Upkeep[C] = Upkeep(self)
+        self.on_waited: Callable[[float], object] = float
         self.generation = 0
         self.opened = 0
         self.open_failures = 0
@@ -97,7 +98,10 @@ class Pool(Generic[C]):
             raise Rejected(Reason.QUEUE_FULL, "too many calls wait for a connection")
         waiter = self._waiting.add()
         self._grow(self.settings.min_size)
-        return await self._wait(waiter)
+        began = self.clock()
+        lease = await self._wait(waiter)
+        self.on_waited(self.clock() - began)
+        return lease
 
     async def acquire_stream(self) -> Lease[C]:
         """A connection outside of `max_size`, for an answer without end. Raises as `acquire`, or TOO_MANY_STREAMS."""

@@ -61,6 +61,8 @@ class SlotCounters:
         self.restarts = 0
         self.start_seconds: deque[float] = deque(maxlen=100)
         """Durations of the last successful starts; who reads them takes them out."""
+        self.life_seconds: deque[float] = deque(maxlen=100)
+        """Lives of the last processes that were ready once; as above."""
         self.start_failures: Counter[str] = Counter()
         self.exits: Counter[str] = Counter()
         self.closed: Counter[str] = Counter()
@@ -225,8 +227,11 @@ class Slot:
             if mux is not None:
                 if self.start_failed:
                     self.backoff.ended(0.0)
-                elif not again and reason != "idle":
-                    self.backoff.ended(self._clock() - self.ready_since)
+                elif not again:
+                    life = self._clock() - self.ready_since
+                    self._counters.life_seconds.append(life)
+                    if reason != "idle":
+                        self.backoff.ended(life)
                 self._wanted = self._wanted and not self.settings.lazy
                 self._become(SlotState.CLOSING)
                 try:
