@@ -188,4 +188,5 @@ def test_a_full_pipe_never_blocks_the_log() -> None:
     assert done.wait(20)
     assert log.dropped > 9_000
     os.close(reader)
+    assert writer.close()  # before its descriptor's number is somebody else's
     os.close(fd)
