@@ -241,9 +241,13 @@ class Endpoint:
             if call.method == "tools/call":
                 if call.name is None or not policy.allows(call.name):
                     raise Rejected(Reason.TOOL_NOT_ALLOWED, "this tool is not allowed")
-                # a repeated member would let the server read another name than the one that was checked
+                # a repeated member, or one that only differs in case (Go's parser matches any), would let the server
+                # read another name than the one that was checked
                 if call.params is not None:
-                    call.params = envelope.compose(dict(envelope.members(call.params)))
+                    members = envelope.members(call.params).items()
+                    call.params = envelope.compose(
+                        {key: raw for key, raw in members if key == "name" or key.casefold() != "name"}
+                    )
             reply = await server.answer(call)
             if call.method == "tools/list" and reply.result is not None:
                 reply = Reply(

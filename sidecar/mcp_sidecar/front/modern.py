@@ -12,10 +12,10 @@ import msgspec
 from msgspec import UNSET
 
 from mcp_sidecar.front.answer import Answer
-from mcp_sidecar.pipeline.call import Call, Era
+from mcp_sidecar.pipeline.call import Era
 from mcp_sidecar.protocol import envelope
 from mcp_sidecar.protocol.param_headers import disagreement
-from mcp_sidecar.protocol.revisions import LISTEN, MODERN_VERSIONS, NAME_MEMBER, decode_header
+from mcp_sidecar.protocol.revisions import KNOWN_METHODS, LISTEN, MODERN_VERSIONS, NAME_MEMBER, decode_header
 
 if TYPE_CHECKING:
     from mcp_sidecar.front.endpoint import Caller, Endpoint
@@ -45,9 +45,12 @@ async def serve(endpoint: Endpoint, caller: Caller) -> None:
                 envelope.INVALID_REQUEST, "not a request: callers send no responses", envelope.legible_id(message)
             )
         if message.id is UNSET:
-            await _notify(endpoint, caller, answer)
+            await _notify(endpoint, caller, answer, message)
             return
         id = envelope.request_id(message)
+        if message.method.startswith("notifications/"):
+            answer.refuse(404, envelope.METHOD_NOT_FOUND, f"method not found: {message.method}", id)
+            return
     except envelope.EnvelopeError as error:
         answer.refuse(400, error.code, str(error), error.id)
         return
@@ -77,14 +80,21 @@ async def serve(endpoint: Endpoint, caller: Caller) -> None:
         await endpoint.answer(caller, call, answer, cancel_on_disconnect=True)
 
 
-async def _notify(endpoint: Endpoint, caller: Caller, answer: Answer) -> None:
-    """The core protocol has no notification here; what an extension sends goes to an HTTP upstream as it is."""
+async def _notify(endpoint: Endpoint, caller: Caller, answer: Answer, message: Message) -> None:
+    """The core protocol has no notification here; what an extension sends goes to an HTTP upstream.
+
+    A cancellation does not: a disconnect is the cancel of this era, and the ids that the server knows are ours.
+    """
     server = caller.server
-    if server.upstream.holds_sessions:
+    if message.method in KNOWN_METHODS:
+        # passed on, a server might run it: past the allow-list of tools, the limits and the audit
+        answer.refuse(400, envelope.INVALID_REQUEST, "a request needs an id")
+        return
+    if server.upstream.holds_sessions or message.method == "notifications/cancelled":
         answer.accepted()
         return
     version = caller.request.headers[b"mcp-protocol-version"].decode("ascii", "replace")
-    await endpoint.forward(caller, answer, None, caller.request.body, version)
+    await endpoint.forward(caller, answer, None, envelope.without_id(message), version)
 
 
 def _conforms(caller: Caller, answer: Answer, message: Message, head: Params, id: bytes) -> bool:
@@ -135,8 +145,3 @@ def _unlike_arguments(caller: Caller, message: Message, head: Params) -> str | N
         return "Mcp-Param-* headers cannot be checked: the arguments cannot be read"
     request = caller.request
     return disagreement(paths, request.headers, request.repeated, arguments if isinstance(arguments, dict) else {})
-
-
-def graceful_end(call: Call) -> bytes:
-    """The result that ends a listen stream in good order (`basic/patterns/subscriptions`, "Graceful Closure")."""
-    return b'{"resultType":"complete","_meta":{"io.modelcontextprotocol/subscriptionId":%b}}' % call.id

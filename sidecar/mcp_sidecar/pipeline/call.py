@@ -124,6 +124,7 @@ class Call:
         "sink",
         "started",
         "uid",
+        "unheard",
         "upstream_time",
         "version",
         "written",
@@ -183,6 +184,8 @@ class Call:
         """What the transport knows of the attempt under way: False from when it took the attempt, True as soon as the
         last byte of the request was handed to the kernel. None where it does not tell, which counts as written."""
         self.cancelled = False
+        self.unheard = False
+        """The caller's connection is gone and nothing can reach it: nobody can be asked anything."""
         self.last_progress = 0.0
         self.paused_since: float | None = None
         self.paused_for = 0.0
@@ -204,8 +207,13 @@ class Call:
 
     def pause(self, now: float) -> None:
         """The server waits for its caller (sampling, elicitation): time stands still."""
-        if self.paused_since is None:
+        if self.paused_since is None and not self.unheard:
             self.paused_since = now
+
+    def caller_left(self, now: float) -> None:
+        """Nobody will answer what the server asks, so time must not stand still for it."""
+        self.unheard = True
+        self.resume(now)
 
     def resume(self, now: float) -> None:
         """The caller answered."""

@@ -27,12 +27,14 @@ RESOURCE_NOT_FOUND: Final = -32002
 
 
 class EnvelopeError(ValueError):
-    """Not a JSON-RPC message. `code` is PARSE_ERROR or INVALID_REQUEST, `id` the caller's raw id where one was legible."""
+    """Not a JSON-RPC message. `code` is PARSE_ERROR or INVALID_REQUEST, `id` the caller's raw id where legible."""
 
-    def __init__(self, code: int, message: str, id: bytes = b"null") -> None:
+    def __init__(self, code: int, message: str, id: bytes = b"null", *, too_deep: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.id = id
+        self.too_deep = too_deep
+        """It is nested more deeply than can be read, which says nothing else about it."""
 
 
 class Message(msgspec.Struct, gc=False):
@@ -44,6 +46,10 @@ class Message(msgspec.Struct, gc=False):
     params: Raw | UnsetType = UNSET
     result: Raw | UnsetType = UNSET
     error: Raw | UnsetType = UNSET
+
+
+class _Identified(msgspec.Struct, gc=False):
+    id: Raw | UnsetType = UNSET
 
 
 class Meta(msgspec.Struct, gc=False):
@@ -86,6 +92,7 @@ class ErrorHead(msgspec.Struct, gc=False):
 
 
 _message: Final = msgspec.json.Decoder(Message)
+_identified: Final = msgspec.json.Decoder(_Identified)
 _messages: Final = msgspec.json.Decoder(list[Raw])
 _params: Final = msgspec.json.Decoder(Params)
 _result_head: Final = msgspec.json.Decoder(ResultHead)
@@ -95,20 +102,33 @@ _string: Final = msgspec.json.Decoder(str)
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def parse(body: bytes | bytearray | memoryview) -> Message:
+def parse(body: bytes) -> Message:
     """Read one message.
 
-    Raises EnvelopeError: PARSE_ERROR for what is not JSON, INVALID_REQUEST for what is not JSON-RPC 2.0.
+    Raises EnvelopeError: PARSE_ERROR for what is not JSON in UTF-8, INVALID_REQUEST for what is not JSON-RPC 2.0.
     """
     try:
+        if not body.isascii():
+            body.decode()  # raw members are not looked at, and the JSON parser that gets them next will
         message = _message.decode(body)
     except msgspec.ValidationError as error:
-        raise EnvelopeError(INVALID_REQUEST, f"not a JSON-RPC message: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise EnvelopeError(INVALID_REQUEST, f"not a JSON-RPC message: {error}", _id_in(body)) from None
+    except RecursionError:
+        raise EnvelopeError(PARSE_ERROR, "nested too deeply", too_deep=True) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EnvelopeError(PARSE_ERROR, f"not JSON: {error}") from None
     if message.jsonrpc != JSONRPC:
         raise EnvelopeError(INVALID_REQUEST, 'not a JSON-RPC message: "jsonrpc" must be "2.0"', legible_id(message))
     return message
+
+
+def _id_in(body: bytes) -> bytes:
+    """The id of what is JSON and no message."""
+    try:
+        found = _identified.decode(body).id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return b"null"
+    return bytes(found) if isinstance(found, Raw) and valid_id(bytes(found)) else b"null"
 
 
 def split_batch(body: bytes) -> list[bytes]:
@@ -138,6 +158,16 @@ def legible_id(message: Message) -> bytes:
         return b"null"
     raw = bytes(message.id)
     return raw if valid_id(raw) else b"null"
+
+
+def canonical_id(raw: bytes) -> bytes:
+    """One spelling for a raw id: two JSON encoders may write one string in two ways."""
+    if raw[:1] != b'"' or (b"\\" not in raw and raw.isascii()):
+        return raw
+    try:
+        return _encode(_string.decode(raw))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return raw
 
 
 def request_id(message: Message) -> bytes:
@@ -200,13 +230,14 @@ def text(raw: bytes | Raw) -> str:
 
 
 _METHODS: dict[str, bytes] = {}
+_LONGEST_KEPT: Final = 64
 
 
 def _method(method: str) -> bytes:
     known = _METHODS.get(method)
     if known is None:
         known = _encode(method)
-        if len(_METHODS) < 256:
+        if len(_METHODS) < 256 and len(method) <= _LONGEST_KEPT:  # callers choose it: they must not fill memory
             _METHODS[method] = known
     return known
 
@@ -223,6 +254,17 @@ def notification(method: str, params: bytes | None) -> bytes:
     if params is None:
         return b'{"jsonrpc":"2.0","method":%b}' % _method(method)
     return b'{"jsonrpc":"2.0","method":%b,"params":%b}' % (_method(method), params)
+
+
+def without_id(message: Message) -> bytes:
+    """A notification, or a response, composed of what was read: a member that another parser would take for `id` or
+    `method` (Go's matches names in any case) must not turn it into a request that nobody checked."""
+    if isinstance(message.method, str):
+        return notification(message.method, bytes(message.params) if isinstance(message.params, Raw) else None)
+    id = bytes(message.id) if isinstance(message.id, Raw) else b"null"
+    if isinstance(message.error, Raw):
+        return error_response(id, bytes(message.error))
+    return result_response(id, bytes(message.result) if isinstance(message.result, Raw) else b"null")
 
 
 def result_response(id: bytes, result: bytes) -> bytes:

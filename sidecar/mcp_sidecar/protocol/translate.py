@@ -137,6 +137,11 @@ def input_params(params: bytes | None, responses: dict[str, bytes], state: Raw |
     return envelope.compose(parts)
 
 
+def listen_result(subscription: bytes) -> bytes:
+    """What ends a listen stream in good order (2026-07-28 `basic/patterns/subscriptions`, "Graceful Closure")."""
+    return b'{"resultType":"complete","_meta":{"%b":%b}}' % (SUBSCRIPTION_KEY.encode(), subscription)
+
+
 def without_subscription(message: bytes) -> bytes:
     """A frame of a modern listen stream as a legacy notification: its `_meta` names no subscription."""
     parsed = envelope.parse(message)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
 
 import msgspec
 from msgspec import Raw
 
-from mcp_sidecar.errors import CallError, UpstreamError
-from mcp_sidecar.pipeline.call import Call, Event
+from mcp_sidecar.errors import CallError, SessionLost, UpstreamError
+from mcp_sidecar.pipeline.call import Call, Event, Reply
 from mcp_sidecar.protocol import envelope, translate
 from mcp_sidecar.upstream.outbox import Outbox
 from mcp_sidecar.upstream.profile import Profile
@@ -34,17 +34,33 @@ OnChange = Callable[[str, str | None], None]
 """Told that a group (`tools`, `prompts`, `resources`) or one resource (`resource`, its URI) changed."""
 
 
-class SharedSession:
-    """What the sidecar keeps for one legacy session on a shared process."""
+class Home(Protocol):
+    """The server that serves a caller now: the successor of the one that began to (shared_server.py)."""
 
-    __slots__ = ("asked", "level", "outbox", "uris")
+    def stop_listening(self, listener: Listener) -> None:
+        """The listener's stream is over."""
+
+
+class SharedSession:
+    """What the sidecar keeps for one legacy session on a shared server."""
+
+    __slots__ = ("asked", "level", "outbox", "over", "uris")
 
     def __init__(self) -> None:
         self.outbox = Outbox()
         self.level: str | None = None
         self.uris: set[str] = set()
-        self.asked: dict[bytes, asyncio.Future[bytes | None]] = {}
-        """Our request's raw id → its result from the caller, None for an error (legacy callers of modern servers)."""
+        self.asked: dict[bytes, asyncio.Future[Reply]] = {}
+        """Our request's raw id → the caller's response (legacy callers of modern servers)."""
+        self.over = False
+
+    def end(self) -> None:
+        """Nothing is delivered or asked any more."""
+        self.over = True
+        self.outbox.close()
+        for future in self.asked.values():
+            if not future.done():
+                future.set_exception(SessionLost("the session is over"))
 
 
 class _Filter(msgspec.Struct, rename="camel"):
@@ -57,15 +73,16 @@ class _Filter(msgspec.Struct, rename="camel"):
 class Listener:
     """A modern caller's `subscriptions/listen` on a legacy server."""
 
-    __slots__ = ("call", "ended", "flags", "uris")
+    __slots__ = ("call", "ended", "flags", "home", "uris", "wanted")
 
-    def __init__(self, call: Call, profile: Profile) -> None:
+    def __init__(self, call: Call, profile: Profile, home: Home) -> None:
         params = envelope.members(call.params) if call.params is not None else {}
         try:
             wanted = msgspec.json.decode(params.get("notifications", Raw(b"{}")), type=_Filter)
         except msgspec.DecodeError as error:
             raise envelope.EnvelopeError(envelope.INVALID_PARAMS, f"params.notifications: {error}") from None
         self.call = call
+        self.home = home
         self.flags = {
             flag
             for group, flag in LIST_CHANGES.values()
@@ -74,6 +91,8 @@ class Listener:
         resources = profile.capabilities.get("resources")
         subscribable = isinstance(resources, dict) and resources.get("subscribe") is True
         self.uris = set(wanted.resource_subscriptions) if subscribable else set()
+        self.wanted: list[str] = []
+        """The resources that the server was asked to tell of for this caller."""
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def acknowledge(self) -> None:
@@ -121,14 +140,14 @@ class Audience:
 
     def unwant(self, uri: str) -> bool:
         """Count a subscriber less; True for the last."""
-        self._wanted[uri] -= 1
-        if self._wanted[uri] > 0:
+        left = self._wanted[uri] - 1
+        if left > 0:
+            self._wanted[uri] = left
             return False
-        del self._wanted[uri]
-        return True
+        return self._wanted.pop(uri, 0) > 0
 
-    def hear(self, method: str, message: bytes) -> None:
-        """Take in a legacy notification of the server."""
+    def hear(self, method: str, message: bytes, calls: Iterable[Call] = ()) -> None:
+        """Take in a legacy notification of a process; `calls` are in flight on it."""
         if method in LIST_CHANGES:
             group, flag = LIST_CHANGES[method]
             self._on_change(group, None)
@@ -146,10 +165,17 @@ class Audience:
             for listener in list(self.listeners):
                 if uri in listener.uris:
                     listener.frame(method, None if params is None else bytes(params))
-        elif method == _MESSAGE and len(self.sessions) == 1 and not self.listeners:
+        elif method == _MESSAGE and self._is_alone(calls):
             next(iter(self.sessions)).outbox.deliver(message)
         else:
             self.dropped += 1
+
+    def _is_alone(self, calls: Iterable[Call]) -> bool:
+        """Whether there is one session, and nobody else that a log message, which names no call, could be about."""
+        if len(self.sessions) != 1 or self.listeners:
+            return False
+        (only,) = self.sessions
+        return all(call.session is not None and call.session.state is only for call in calls)
 
     def changed_everything(self, profile: Profile) -> None:
         """The process was started anew: whatever it had announced may be different."""
@@ -165,8 +191,10 @@ class Audience:
             if flag in listener.flags:
                 listener.frame(method, None)
 
-    def adopt(self, other: Audience) -> None:
-        """Take over the callers of another audience, which loses them."""
+    def adopt(self, other: Audience, home: Home) -> None:
+        """Take over the callers of another audience, which loses them; `home` serves them from now on."""
+        for listener in other.listeners:
+            listener.home = home
         self.sessions |= other.sessions
         self.listeners |= other.listeners
         self._wanted.update(other._wanted)

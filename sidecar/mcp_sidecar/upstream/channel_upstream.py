@@ -21,9 +21,9 @@ from mcp_sidecar.upstream import profile as profiles
 from mcp_sidecar.upstream.audience import SharedSession
 from mcp_sidecar.upstream.channel import Channel
 from mcp_sidecar.upstream.child import ChildChannel
+from mcp_sidecar.upstream.child_pool import ChildPool
 from mcp_sidecar.upstream.multiplexer import Multiplexer
 from mcp_sidecar.upstream.own_process import OwnProcess
-from mcp_sidecar.upstream.child_pool import ChildPool
 from mcp_sidecar.upstream.profile import Profile
 from mcp_sidecar.upstream.shared_server import SharedServer
 
@@ -31,12 +31,14 @@ from mcp_sidecar.upstream.shared_server import SharedServer
 @dataclass(frozen=True)
 class ChannelSettings:
     """per_session: each legacy session has its own channel; max_sessions: of those at once; session_idle: seconds
-    after which an unused one is closed; replays_sessions: a session whose process is gone is opened anew silently."""
+    after which an unused one is closed; stateless: a session whose process is gone is begun anew in silence;
+    start_timeout: seconds from the start of a process to its first answer."""
 
     per_session: bool = False
     max_sessions: int = 16
     session_idle: float = 1800.0
-    replays_sessions: bool = False
+    stateless: bool = False
+    start_timeout: float = 60.0
 
 
 class ChannelUpstream:
@@ -66,6 +68,7 @@ class ChannelUpstream:
         self._own: set[OwnProcess] = set()
         self._profile: Profile | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._renewing: dict[str, asyncio.Lock] = {}
 
     def reconfigure(self, settings: ChannelSettings) -> None:
         """Use new bounds from now on."""
@@ -81,7 +84,7 @@ class ChannelUpstream:
             return await self.shared.exchange(call)
         if call.method == INITIALIZE:
             return await self._initialize(call)
-        state = self._state(call.session)
+        state = await self._renewed(call.session)
         if isinstance(state, OwnProcess):
             return await state.exchange(call)
         assert self.shared is not None
@@ -91,17 +94,9 @@ class ChannelUpstream:
         if not self.settings.per_session:
             assert self.shared is not None
             return await self.shared.initialize(call)
-        if len(self._own) >= self.settings.max_sessions and not self._close_idlest():
-            raise Rejected(
-                Reason.TOO_MANY_SESSIONS,
-                f"{len(self._own)} sessions are open, the bound is maxSessions",
-                retry_after=5.0,
-            )
-        own = OwnProcess(self._open_channel(), ids=self._ids, clock=self._clock, report=self._report)
-        own.on_ended = self._own.discard
-        self._own.add(own)
+        own = self._new_process()
         try:
-            reply = await own.initialize(call)
+            reply = await own.initialize(call, self.settings.start_timeout)
         except BaseException:
             self._close(own)
             raise
@@ -115,13 +110,52 @@ class ChannelUpstream:
         call.session.instance = self._instance
         return reply
 
+    def _new_process(self) -> OwnProcess:
+        """A process for one session. Raises Rejected where there are as many as are allowed."""
+        if len(self._own) >= self.settings.max_sessions and not self._close_idlest():
+            raise Rejected(
+                Reason.TOO_MANY_SESSIONS,
+                f"{len(self._own)} sessions are open, the bound is maxSessions",
+                retry_after=5.0,
+            )
+        own = OwnProcess(self._open_channel(), ids=self._ids, clock=self._clock, report=self._report)
+        own.on_ended = self._ended
+        self._own.add(own)
+        return own
+
+    def _ended(self, own: OwnProcess) -> None:
+        self._own.discard(own)
+
     async def _is_modern(self) -> bool:
         """Whether a server that refuses `initialize` is one that knows the modern era only."""
         assert self.shared is not None
         try:
-            return (await self.shared.probe()).era is Era.MODERN
+            return (await self.shared.processes.probe()).era is Era.MODERN
         except CallError:
             return False
+
+    async def _renewed(self, session: LegacySession | None) -> object:
+        """The state of a session; where it is lost and declared to hold nothing, a new one. Raises SessionLost."""
+        try:
+            return self._state(session)
+        except SessionLost:
+            if session is None or not self.settings.stateless or not self.settings.per_session:
+                raise
+        lock = self._renewing.setdefault(session.log_id, asyncio.Lock())
+        async with lock:
+            try:
+                return self._state(session)  # another call was first
+            except SessionLost:
+                own = self._new_process()
+            try:
+                await own.reopen(session, self.settings.start_timeout)
+            except BaseException:
+                self._close(own)
+                raise
+            finally:
+                self._renewing.pop(session.log_id, None)
+            session.state = own
+            return own
 
     def _state(self, session: LegacySession | None) -> object:
         if session is None:
@@ -149,7 +183,7 @@ class ChannelUpstream:
         headers: tuple[tuple[bytes, bytes], ...] = (),
     ) -> int:
         """A legacy caller's notification or response. Raises SessionLost."""
-        state = self._state(session)
+        state = await self._renewed(session)
         parsed = envelope.parse(message)
         if isinstance(state, OwnProcess):
             state.forward(parsed)
@@ -168,7 +202,7 @@ class ChannelUpstream:
         headers: tuple[tuple[bytes, bytes], ...] = (),
     ) -> None:
         """The GET stream of a session: what the server says outside of answers. Nothing to resume here."""
-        state = self._state(session)
+        state = await self._renewed(session)
         assert isinstance(state, OwnProcess | SharedSession)
         await state.outbox.serve(sink)
 
@@ -183,38 +217,54 @@ class ChannelUpstream:
         elif isinstance(state, SharedSession) and self.shared is not None:
             self.shared.end_session(state)
 
+    def rest(self, session: LegacySession) -> bool:
+        """A session was not used for long. True: it may be forgotten here, and begins anew when it comes back."""
+        state = session.state
+        if isinstance(state, OwnProcess):
+            return state.over  # `sweep` ends its process
+        if isinstance(state, SharedSession) and self.shared is not None:
+            if state.outbox.has_stream:
+                return False
+            self.shared.end_session(state)
+        session.state = None
+        return True
+
     async def probe(self) -> None:
         """A sign of life from the server."""
         if self.shared is not None:
-            self._profile = await self.shared.probe()
+            self._profile = await self.shared.processes.probe()
             return
         own = OwnProcess(self._open_channel(), ids=self._ids, clock=self._clock, report=self._report)
         try:
             params = profiles.initialize_params()
             call = Call(server="", id=b"0", method=INITIALIZE, params=params, era=Era.LEGACY, version="")
-            reply = await own.initialize(call)
+            reply = await own.initialize(call, self.settings.start_timeout)
             self._profile = profiles.profile_of(reply)
         finally:
             await own.close()
 
     async def list_tools(self, cursor: str | None) -> bytes | None:
         """A page of `tools/list` for the sidecar itself, None where it cannot be had."""
-        return await self.shared.list_tools(cursor) if self.shared is not None else None
+        return await self.shared.processes.list_tools(cursor) if self.shared is not None else None
 
     async def adopt(self, other: ChannelUpstream) -> None:
         """Take over the callers of the upstream that this one replaces; sessions with own processes keep theirs."""
+        own, other._own = other._own, set()
+        for process in own:
+            process.on_ended = self._ended
+        self._own |= own
         if self.shared is not None and other.shared is not None:
             await self.shared.adopt(other.shared)
 
     def rotate(self) -> bool:
         """New secrets: sessions with own processes keep theirs, shared processes are replaced one by one."""
         if self.shared is not None:
-            self.shared.rotate("secret")
+            self.shared.processes.rotate("secret")
         return True
 
     def pools(self) -> list[ChildPool]:
         """The pools of shared processes."""
-        return list(self.shared.groups().values()) if self.shared is not None else []
+        return list(self.shared.processes.pools().values()) if self.shared is not None else []
 
     def multiplexers(self) -> list[Multiplexer]:
         """Every channel there is."""
@@ -280,21 +330,21 @@ class ChannelUpstream:
         """For `/status`."""
         profile = self.profile
         status: dict[str, Any] = {
-            "eras": self.shared.eras if self.shared is not None else ["legacy"],
+            "eras": self.shared.processes.eras if self.shared is not None else ["legacy"],
             "serverInfo": profile.server_info if profile is not None else None,
             "protocolVersion": profile.version if profile is not None else None,
             "capabilities": sorted(profile.capabilities) if profile is not None else None,
         }
         if self.shared is not None:
-            status["processes"] = {era.value: group.status() for era, group in self.shared.groups().items()}
+            status["processes"] = {era.value: group.status() for era, group in self.shared.processes.pools().items()}
             status["sharedSessions"] = len(self.shared.audience.sessions)
         if self.settings.per_session:
             status["ownSessions"] = len(self._own)
         return status
 
     async def drain(self, grace: float) -> None:
-        """Let calls finish, then end all processes."""
-        owns = [own.close() for own in self._own if not own.busy]
+        """Let calls finish, at most `grace` seconds, then end all processes."""
+        owns = [own.drain(grace) for own in self._own]
         await asyncio.gather(*owns, *([self.shared.drain(grace)] if self.shared is not None else []))
         await self.close()
 

@@ -40,38 +40,71 @@ async def answer_inputs(
         if reply.result is None or envelope.result_head(reply.result).result_type != "input_required":
             return reply
         parts = envelope.members(reply.result)
-        requests = envelope.members(parts.get("inputRequests", Raw(b"{}")))
+        requests = _requests(parts.get("inputRequests"))
         responses = await _ask(call, state, requests, clock)
+        if isinstance(responses, Reply):
+            return responses
         params = translate.input_params(call.params, responses, parts.get("requestState"))
     raise UpstreamError(
         Reason.PROTOCOL_ERROR, f"the server asked for input more than {MAX_ROUNDS} times", delivery=Delivery.ANSWERED
     )
 
 
+def _requests(raw: Raw | None) -> dict[str, Raw]:
+    if raw is None:
+        return {}
+    try:
+        return envelope.members(raw)
+    except envelope.EnvelopeError:
+        raise _illegible() from None
+
+
 async def _ask(
     call: Call, state: SharedSession, requests: dict[str, Raw], clock: Callable[[], float]
-) -> dict[str, bytes]:
-    """Ask the caller all of it at once; time stands still meanwhile. A refusal is passed on as no response."""
+) -> dict[str, bytes] | Reply:
+    """Ask the caller all of it at once; time stands still meanwhile.
+
+    A caller that answers by an error gets that error as the answer to its call: a modern server cannot be told of it,
+    and asked again without the response it would ask again.
+    """
     loop = asyncio.get_running_loop()
-    waiting: dict[str, tuple[bytes, asyncio.Future[bytes | None]]] = {}
+    waiting: dict[str, tuple[bytes, asyncio.Future[Reply]]] = {}
     try:
         for key, raw in requests.items():
-            parts = envelope.members(raw)
+            method, params = _request(raw)
             id = b'"outrigger-%d"' % next(_serial)
-            future: asyncio.Future[bytes | None] = loop.create_future()
+            future: asyncio.Future[Reply] = loop.create_future()
             state.asked[id] = future
             waiting[key] = (id, future)
-            params = bytes(parts["params"]) if "params" in parts else None
-            method = envelope.text(parts["method"])
             call.emit(Event(envelope.request(id, method, params)))
         call.pause(clock())
         responses = {}
         for key, (_, future) in waiting.items():
-            result = await future
-            if result is not None:
-                responses[key] = result
+            reply = await future
+            if reply.result is None:
+                return reply
+            responses[key] = reply.result
         return responses
     finally:
         call.resume(clock())
-        for id, _ in waiting.values():
+        for id, future in waiting.values():
             state.asked.pop(id, None)
+            if not future.done():
+                future.cancel()
+            elif not future.cancelled():
+                future.exception()
+
+
+def _request(raw: Raw) -> tuple[str, bytes | None]:
+    """Method and params of one of `inputRequests`. Raises UpstreamError where it is none."""
+    try:
+        parts = envelope.members(raw)
+        return envelope.text(parts["method"]), bytes(parts["params"]) if "params" in parts else None
+    except (KeyError, ValueError):
+        raise _illegible() from None
+
+
+def _illegible() -> UpstreamError:
+    return UpstreamError(
+        Reason.PROTOCOL_ERROR, "the server asked for input in no legible way", delivery=Delivery.ANSWERED
+    )

@@ -12,6 +12,7 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from mcp_sidecar.errors import CallError
+from mcp_sidecar.pipeline.call import Reply
 from mcp_sidecar.protocol import envelope, translate
 from mcp_sidecar.protocol.revisions import LISTEN
 from mcp_sidecar.upstream.audience import LIST_CHANGES, Audience
@@ -30,7 +31,9 @@ class ListenFeed:
         self._profile = profile
         self._audience = audience
         self._changed = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="listen-feed")
+        self._loop = asyncio.get_running_loop()
+        self._stream: asyncio.Task[Reply] | None = None
+        self._task = self._loop.create_task(self._run(), name="listen-feed")
 
     def refresh(self) -> None:
         """The subscriptions changed: open the stream anew."""
@@ -39,6 +42,8 @@ class ListenFeed:
     def close(self) -> None:
         """Listen no more."""
         self._task.cancel()
+        if self._stream is not None:
+            self._stream.cancel()
 
     def _params(self) -> bytes | None:
         wanted: dict[str, Any] = {flag: True for group, flag in LIST_CHANGES.values() if self._profile.announces(group)}
@@ -53,26 +58,56 @@ class ListenFeed:
             self._changed.clear()
             params = self._params()
             if params is None:
+                if self._stream is not None:
+                    self._stream.cancel()
+                    self._stream = None
                 await self._changed.wait()
                 continue
-            stream = asyncio.get_running_loop().create_task(
-                self._multiplexer.request(LISTEN, params, on_event=self._hear), name="listen-feed-stream"
-            )
-            changed = asyncio.get_running_loop().create_task(self._changed.wait(), name="listen-feed-changed")
-            try:
-                await asyncio.wait((stream, changed), return_when=asyncio.FIRST_COMPLETED)
-                if stream.done():
-                    if not stream.cancelled() and stream.exception() is None and stream.result().error is not None:
-                        return  # the server does not know listen: nothing to hear
-                    async with asyncio.timeout(pause):
-                        await changed
+            began = self._loop.time()
+            refreshed = await self._listen(params)
+            if refreshed is None:
+                return  # the server does not know listen: nothing to hear
+            if refreshed:
+                continue
+            if self._loop.time() - began > pause:
                 pause = _PAUSE
+            try:
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
             except TimeoutError:
-                pause = min(pause * 2, 60.0)
-            finally:
-                for task in (stream, changed):
-                    task.cancel()
-                await asyncio.gather(stream, changed, return_exceptions=True)
+                pass
+            pause = min(pause * 2, 60.0)
+            if not self._multiplexer.closed:
+                self._audience.changed_everything(self._profile)  # nobody heard what changed meanwhile
+
+    async def _listen(self, params: bytes) -> bool | None:
+        """One stream: True when it is to be opened anew, False when it ended, None when the server refused it.
+
+        One that is opened anew runs on for a while beside its successor, so that nothing goes unheard between them.
+        """
+        previous, stream = (
+            self._stream,
+            self._loop.create_task(
+                self._multiplexer.request(LISTEN, params, on_event=self._hear), name="listen-feed-stream"
+            ),
+        )
+        self._stream = stream
+        changed = self._loop.create_task(self._changed.wait(), name="listen-feed-changed")
+        try:
+            await asyncio.sleep(0)  # the new stream is asked for before the old one is cancelled
+            if previous is not None:
+                previous.cancel()
+                await asyncio.wait((previous,))
+            await asyncio.wait((stream, changed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+            if not stream.done() and not self._changed.is_set():
+                stream.cancel()
+        if not stream.done():
+            return True
+        self._stream = None
+        refused = not stream.cancelled() and stream.exception() is None and stream.result().error is not None
+        return None if refused else False
 
     def _hear(self, frame: bytes) -> None:
         message = envelope.parse(frame)

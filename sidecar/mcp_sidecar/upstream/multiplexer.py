@@ -240,8 +240,7 @@ class Multiplexer:
                 own = correlation.restore_subscription(params, pending.caller_id(number))
                 self._hand_over(number, pending, envelope.notification(method, own))
                 return
-            if method == "notifications/cancelled":
-                self._on_torn_down(bytes(params))
+            if method == "notifications/cancelled" and self._on_torn_down(bytes(params)):
                 return
         self.peer.on_notification(method, line)
 
@@ -256,15 +255,18 @@ class Multiplexer:
             pending.call.progressed(self._clock())
         self._hand_over(number, pending, correlation.restore_progress(top, pending.token))
 
-    def _on_torn_down(self, params: bytes) -> None:
-        """A server cancels a request only to end a subscription (MCP 2026-07-28 `basic/patterns/cancellation`)."""
+    def _on_torn_down(self, params: bytes) -> bool:
+        """Whether a server's cancellation ends a subscription (MCP 2026-07-28 `basic/patterns/cancellation`).
+
+        Else it is of a request of the server's own (legacy), which is for the peer to know.
+        """
         number = correlation.cancelled_request(params)
         pending = self._pending.get(number)
         if pending is None or not pending.listen:
-            self.late_events += 1
-            return
+            return False
         del self._pending[number]
         pending.complete(number)
+        return True
 
     def _hand_over(self, number: int, pending: Pending, message: bytes) -> None:
         try:

@@ -1,9 +1,9 @@
 """A legacy session with a process of its own (`isolation: PerSession`), or with a stream of its own (HTTP+SSE).
 
 The process speaks with this caller alone, so everything the server can do passes: its requests (sampling, elicitation,
-roots), its log, its notices. Over stdio nothing says which call a server's message belongs to; it goes out on the newest
-call's stream, or waits for the GET stream. When the process dies the session is lost: replay into a fresh one would
-give wrong answers (design.md, "Sessions").
+roots), its log, its notices. Over stdio nothing says which call a server's message belongs to; it goes out on the
+newest call's stream, or waits for the GET stream. When the process dies the session is lost: replay into a fresh one
+would give wrong answers (design.md, "Sessions"), unless the config says that the server keeps nothing in a session.
 """
 
 from __future__ import annotations
@@ -14,17 +14,23 @@ from typing import Final
 
 from msgspec import UNSET, Raw
 
-from mcp_sidecar.errors import CallError, SessionLost, UpstreamError
-from mcp_sidecar.pipeline.call import Call, Event, Reply
+from mcp_sidecar.errors import CallError, Reason, SessionLost, UpstreamError
+from mcp_sidecar.pipeline.call import Call, Era, Event, Reply
+from mcp_sidecar.pipeline.upstream import LegacySession
 from mcp_sidecar.protocol import envelope
+from mcp_sidecar.protocol.revisions import INITIALIZE
 from mcp_sidecar.upstream.audience import LIST_CHANGES, UPDATED
-from mcp_sidecar.upstream.channel import Channel
+from mcp_sidecar.upstream.channel import Channel, StartError
 from mcp_sidecar.upstream.multiplexer import Multiplexer
 from mcp_sidecar.upstream.outbox import Outbox
 from mcp_sidecar.upstream.profile import Profile, profile_of
 
 _UNRELATED: Final = frozenset({*LIST_CHANGES, UPDATED})
 """Notices that belong to no call."""
+_CANCELLED: Final = "notifications/cancelled"
+_MAX_QUESTIONS: Final = 256
+_SIGN_OF_LIFE: Final = 1.0
+"""Seconds between the times a call is told that its process is still being started."""
 
 
 class OwnProcess:
@@ -42,8 +48,9 @@ class OwnProcess:
         self.profile: Profile | None = None
         self.last_used = clock()
         self._clock = clock
-        self._asked: set[bytes] = set()
-        """Raw ids of the server's requests that the caller has not answered."""
+        self._asked: dict[bytes, tuple[bytes, list[Call]]] = {}
+        """The server's requests that the caller has not answered, by id: the id as it was spelled, and for which calls
+        time stands still meanwhile."""
         self._ended = asyncio.Event()
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lost: UpstreamError | None = None
@@ -82,13 +89,46 @@ class OwnProcess:
         """A call is in flight, or a stream is open."""
         return self.multiplexer.in_flight > 0 or self.multiplexer.streams > 0 or self.outbox.has_stream
 
-    async def initialize(self, call: Call) -> Reply:
-        """Start the process and pass the caller's own `initialize` on. Raises UpstreamError where it does not start."""
-        await asyncio.shield(self._opened)
-        reply = await self.multiplexer.request(call.method, call.params, call=call)
+    async def initialize(self, call: Call, start_timeout: float) -> Reply:
+        """Start the process and pass the caller's own `initialize` on. Raises UpstreamError where it does not start.
+
+        A start may take longer than an attempt of a call (npx and uvx download first): `start_timeout` bounds it.
+        """
+        alive = asyncio.get_running_loop().create_task(self._show_life(call), name="start-of-own-process")
+        try:
+            async with asyncio.timeout(start_timeout):
+                await asyncio.shield(self._opened)
+                reply = await self.multiplexer.request(call.method, call.params, call=call)
+        except TimeoutError:
+            raise StartError(
+                "timeout",
+                f"the server did not start: no answer within {start_timeout:g} s",
+                reason=Reason.START_FAILED,
+            ) from None
+        finally:
+            alive.cancel()
         if reply.result is not None:
             self.profile = profile_of(reply)
         return reply
+
+    async def _show_life(self, call: Call) -> None:
+        while True:
+            await asyncio.sleep(_SIGN_OF_LIFE)
+            call.progressed(self._clock())
+
+    async def reopen(self, session: LegacySession, start_timeout: float) -> None:
+        """Begin a session that was lost anew, as its caller had begun it. Raises UpstreamError."""
+        client_info = session.client_info or b'{"name":"unknown","version":"0"}'
+        params = envelope.compose(
+            {
+                "protocolVersion": envelope.encode(session.version),
+                "capabilities": session.capabilities,
+                "clientInfo": client_info,
+            }
+        )
+        call = Call(server="", id=b"0", method=INITIALIZE, params=params, era=Era.LEGACY, version=session.version)
+        self.profile = profile_of(await self.initialize(call, start_timeout))
+        self.multiplexer.notify("notifications/initialized")
 
     async def exchange(self, call: Call) -> Reply:
         """One call of the session. Raises SessionLost when the process is gone."""
@@ -106,28 +146,41 @@ class OwnProcess:
         if message.method is not UNSET:
             self.multiplexer.notify(message.method, None if message.params is UNSET else bytes(message.params))
             return
-        id = bytes(message.id) if message.id is not UNSET else b"null"
-        if id not in self._asked:
+        asked = self._answered(b"null" if message.id is UNSET else bytes(message.id))
+        if asked is None:
             return  # nobody asked for this
-        self._asked.discard(id)
-        if not self._asked:
-            for call in self.multiplexer.calls():
-                call.resume(self._clock())
         if isinstance(message.error, Raw):
-            self.multiplexer.respond(id, error=bytes(message.error))
+            self.multiplexer.respond(asked, error=bytes(message.error))
         else:
-            self.multiplexer.respond(id, result=bytes(message.result) if isinstance(message.result, Raw) else b"{}")
+            self.multiplexer.respond(asked, result=bytes(message.result) if isinstance(message.result, Raw) else b"{}")
+
+    def _answered(self, id: bytes) -> bytes | None:
+        """A question is settled: its id as the server spells it, None where there is no such question."""
+        spelled, calls = self._asked.pop(envelope.canonical_id(id), (None, []))
+        waiting = [call for _, others in self._asked.values() for call in others]
+        for call in calls:
+            if call not in waiting:
+                call.resume(self._clock())
+        return spelled
 
     def on_notification(self, method: str, message: bytes) -> None:
         """See Peer."""
+        if method == _CANCELLED:
+            params = envelope.parse(message).params
+            cancelled = envelope.members(params).get("requestId") if isinstance(params, Raw) else None
+            if cancelled is None or self._answered(bytes(cancelled)) is None:
+                return  # nothing that its caller was asked
         self._say(message, related=method not in _UNRELATED)
 
     def on_request(self, id_raw: bytes, method: str, params: bytes | None, message: bytes) -> None:
         """See Peer: the caller is asked; which call waits for it cannot be known, so time stands still for all."""
-        self._asked.add(id_raw)
         now = self._clock()
-        for call in self.multiplexer.calls():
+        calls = list(self.multiplexer.calls())
+        for call in calls:
             call.pause(now)
+        if len(self._asked) >= _MAX_QUESTIONS:
+            self._answered(next(iter(self._asked)))
+        self._asked[envelope.canonical_id(id_raw)] = (id_raw, calls)
         self._say(message, related=True)
 
     def on_closed(self, error: UpstreamError) -> None:
@@ -136,16 +189,31 @@ class OwnProcess:
         self._ended.set()
 
     def _say(self, message: bytes, *, related: bool) -> None:
+        """To the newest call whose caller still listens, else to the session's own stream."""
         if related:
-            calls = list(self.multiplexer.calls())
-            if calls:
+            for call in reversed(list(self.multiplexer.calls())):
+                if call.unheard:
+                    continue
                 try:
-                    calls[-1].emit(Event(message))
+                    call.emit(Event(message))
                 except CallError:
-                    pass
-                else:
-                    return
+                    continue
+                return
         self.outbox.deliver(message)
+
+    async def drain(self, grace: float) -> None:
+        """Let calls finish, at most `grace` seconds, then end the process."""
+        multiplexer = self.multiplexer
+        idle = asyncio.Event()
+        multiplexer.on_idle = idle.set
+        try:
+            async with asyncio.timeout(grace):
+                while multiplexer.in_flight and not self.over:
+                    idle.clear()
+                    await idle.wait()
+        except TimeoutError:
+            pass
+        await self.close()
 
     async def close(self) -> None:
         """End the process, in good order."""

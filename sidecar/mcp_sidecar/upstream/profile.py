@@ -1,8 +1,8 @@
 """Who the server on a channel is: the opening of a conversation, in either era.
 
-A process's era is fixed by its first request (notes/protocol.md 0). `discover` asks whether it is modern; anything but a
-recognised modern answer means legacy (2026-07-28 `basic/transports/stdio`, "Backward Compatibility"), where `initialize`
-opens the conversation.
+A process's era is fixed by its first request (notes/protocol.md 0). `discover` asks whether it is modern; anything but
+a recognised modern answer means legacy (2026-07-28 `basic/transports/stdio`, "Backward Compatibility"), where
+`initialize` opens the conversation.
 """
 
 from __future__ import annotations
