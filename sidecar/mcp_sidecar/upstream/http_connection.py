@@ -161,7 +161,9 @@ class HttpConnection(asyncio.Protocol):
         if len(body) <= _ONE_WRITE:
             transport.write(head + body)
         else:
-            transport.writelines((head, body))
+            # not `writelines`: in 3.12 and 3.13.0 it does not tell when its last byte is gone (cpython gh-127655)
+            transport.write(head)
+            transport.write(body)
         # a write error closes the transport: then the buffer is empty and nothing was sent
         self._unwritten = transport.get_write_buffer_size() > 0 or transport.is_closing()
         return waiter
