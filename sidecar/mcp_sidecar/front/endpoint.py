@@ -19,7 +19,7 @@ from mcp_sidecar.front.admission import ToolFilter, ToolPolicy, accepts, forward
 from mcp_sidecar.front.answer import Answer, shutting_down
 from mcp_sidecar.front.request import Request
 from mcp_sidecar.front.sessions import Session, Sessions
-from mcp_sidecar.pipeline.call import Call, Reply, Source
+from mcp_sidecar.pipeline.call import Call, Era, Reply, Source
 from mcp_sidecar.pipeline.upstream import Opening
 from mcp_sidecar.protocol import envelope, translate
 from mcp_sidecar.protocol.revisions import INITIALIZE, LEGACY_VERSIONS
@@ -219,6 +219,9 @@ class Endpoint:
                 raise
             task.uncancel()
             answer.fail(call.id, CallError(Reason.CANCELLED, "cancelled by the caller", delivery=call.delivery), call)
+        except envelope.EnvelopeError as error:  # found in the params by whoever had to read them
+            failure = error
+            answer.refuse(400 if call.era is Era.MODERN else 200, error.code, str(error), call.id)
         except Exception as error:
             failure = error
             raise

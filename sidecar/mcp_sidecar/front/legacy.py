@@ -16,7 +16,7 @@ from mcp_sidecar.front.sessions import Session
 from mcp_sidecar.pipeline.call import Era
 from mcp_sidecar.pipeline.upstream import Opening
 from mcp_sidecar.protocol import envelope
-from mcp_sidecar.protocol.revisions import BATCH_VERSION, INITIALIZE, NAME_MEMBER, STREAMABLE_VERSIONS
+from mcp_sidecar.protocol.revisions import BATCH_VERSION, INITIALIZE, KNOWN_METHODS, NAME_MEMBER, STREAMABLE_VERSIONS
 
 if TYPE_CHECKING:
     from mcp_sidecar.front.endpoint import Caller, Endpoint
@@ -84,7 +84,7 @@ async def _post(endpoint: Endpoint, caller: Caller) -> None:
         except SessionLost as lost:
             answer.fail(envelope.legible_id(message), lost)
             return
-        await _message(endpoint, caller, answer, session, message, body)
+        await _message(endpoint, caller, answer, session, message)
     except envelope.EnvelopeError as error:
         answer.refuse(400, error.code, str(error), error.id)
         if batch:
@@ -124,7 +124,7 @@ async def _batch(endpoint: Endpoint, caller: Caller, answer: Answer) -> None:
             except envelope.EnvelopeError as error:
                 answer.refuse(400, error.code, str(error), error.id)
                 continue
-            group.create_task(_message(endpoint, caller, answer, session, message, body, batch=True))
+            group.create_task(_message(endpoint, caller, answer, session, message, batch=True))
     answer.finish_batch()
 
 
@@ -134,7 +134,6 @@ async def _message(
     answer: Answer,
     session: Session | None,
     message: Message,
-    body: bytes,
     *,
     batch: bool = False,
 ) -> None:
@@ -143,14 +142,22 @@ async def _message(
         if message.method is UNSET and message.result is UNSET and message.error is UNSET:
             answer.refuse(400, envelope.INVALID_REQUEST, "neither a request, a notification nor a response")
             return
-        if message.method == _CANCELLED and _cancel(session, message):
+        if message.method in KNOWN_METHODS:
+            # passed on, a server might run it: past the allow-list of tools, the limits and the audit
+            answer.refuse(400, envelope.INVALID_REQUEST, "a request needs an id")
+            return
+        if message.method == _CANCELLED:
+            _cancel(session, message)
             if not batch:
                 answer.accepted()
             return
-        await endpoint.forward(caller, answer, session, body, version, silent=batch)
+        await endpoint.forward(caller, answer, session, envelope.without_id(message), version, silent=batch)
         return
+    id = b"null"
     try:
         id = envelope.request_id(message)
+        if message.method.startswith("notifications/"):
+            raise envelope.EnvelopeError(envelope.METHOD_NOT_FOUND, f"method not found: {message.method}")
         params = None if message.params is UNSET else bytes(message.params)
         member = NAME_MEMBER.get(message.method)
         name = None
@@ -158,7 +165,7 @@ async def _message(
             head = envelope.params_head(params)
             name = head.name if member == "name" else head.uri
     except envelope.EnvelopeError as error:
-        answer.refuse(400 if error.code == envelope.INVALID_REQUEST else 200, error.code, str(error), error.id)
+        answer.refuse(400 if error.code == envelope.INVALID_REQUEST else 200, error.code, str(error), id)
         return
     call = endpoint.call(
         caller,
@@ -176,22 +183,25 @@ async def _message(
     await endpoint.answer(caller, call, answer, cancel_on_disconnect=False)
 
 
-def _cancel(session: Session | None, message: Message) -> bool:
-    """Cancel a call of this session; False where it is not one in flight here."""
+def _cancel(session: Session | None, message: Message) -> None:
+    """Cancel a call of this session. One that is not in flight here goes no further: the ids that a server knows are
+    ours, so the caller's would mean nothing to it, or another caller's call."""
     if session is None or not isinstance(message.params, Raw):
-        return False
+        return
     raw = envelope.members(message.params).get("requestId")
     cancel = session.in_flight.get(bytes(raw)) if raw is not None else None
     if cancel is not None:
         cancel()
-        return True
-    return session.state is not None  # a channel's ids are ours: a cancel that matches none must not reach it
 
 
 async def _initialize(endpoint: Endpoint, caller: Caller, answer: Answer, message: Message) -> None:
     id = envelope.request_id(message)
     params = None if message.params is UNSET else bytes(message.params)
-    parts = envelope.members(params) if params is not None else {}
+    try:
+        parts = envelope.members(params) if params is not None else {}
+    except envelope.EnvelopeError as error:
+        answer.refuse(200, error.code, str(error), id)
+        return
     try:
         requested = envelope.text(parts["protocolVersion"])
     except (KeyError, ValueError):

@@ -36,6 +36,14 @@ def protocol_error(what: str, status: int | None = None) -> UpstreamError:
     )
 
 
+def unreadable(error: envelope.EnvelopeError, what: str) -> UpstreamError:
+    """An answer, or an event, that cannot be parsed. One that is only nested too deeply is no sickness of the server:
+    a caller may have made it repeat what it was sent, and must not open the breaker for others by that."""
+    failure = protocol_error("it is nested too deeply" if error.too_deep else what, 200)
+    failure.counted = not error.too_deep
+    return failure
+
+
 def too_large(limit: int) -> UpstreamError:
     """The answer, or one event of it, is larger than allowed; that is no sickness of the server."""
     message = f"the server's answer is larger than {limit} bytes"
@@ -96,8 +104,8 @@ def read_answer(
 def _reply(call: Call, sent_id: bytes, body: bytes, headers: Mapping[bytes, bytes]) -> Reply:
     try:
         message = envelope.parse(body)
-    except envelope.EnvelopeError:
-        raise protocol_error("it is not JSON-RPC", 200) from None
+    except envelope.EnvelopeError as error:
+        raise unreadable(error, "it is not JSON-RPC") from None
     if message.method is not UNSET or message.id is UNSET:
         raise protocol_error("it is not a response", 200)
     id = bytes(message.id)

@@ -19,7 +19,7 @@ from mcp_sidecar.protocol.correlation import restore_subscription, subscription_
 from mcp_sidecar.protocol.envelope import Message
 from mcp_sidecar.protocol.revisions import LISTEN
 from mcp_sidecar.protocol.sse import ServerEvent
-from mcp_sidecar.upstream.http_answer import outcome, protocol_error, same_id
+from mcp_sidecar.upstream.http_answer import outcome, protocol_error, same_id, unreadable
 from mcp_sidecar.upstream.http_connection import HttpConnection
 
 HIGH_WATER: Final = 256 * 1024
@@ -139,8 +139,8 @@ class CallStream:
     def _message(self, data: bytes, id: bytes | None, retry: bytes | None) -> None:
         try:
             message = envelope.parse(data)
-        except envelope.EnvelopeError:
-            raise protocol_error("an event is not JSON-RPC", 200) from None
+        except envelope.EnvelopeError as error:
+            raise unreadable(error, "an event is not JSON-RPC") from None
         if message.method is UNSET:
             self._answer(message, id)
             return
@@ -252,8 +252,8 @@ def caller_message(data: bytes) -> bytes | None:
     """A message of a resumed stream with the caller's id put back; None where it answers nothing of ours."""
     try:
         message = envelope.parse(data)
-    except envelope.EnvelopeError:
-        raise protocol_error("an event is not JSON-RPC", 200) from None
+    except envelope.EnvelopeError as error:
+        raise unreadable(error, "an event is not JSON-RPC") from None
     if message.method is not UNSET:
         return data
     id = envelope.open_id(bytes(message.id)) if message.id is not UNSET else None
