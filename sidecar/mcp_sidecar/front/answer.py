@@ -70,7 +70,7 @@ class Answer:
 
     def open(self) -> None:
         """Begin a stream now, before there is an event."""
-        if not self._request.streaming and not self._request.responded:
+        if not self._request.streaming and not self._request.responded and not self._request.disconnected:
             self._request.start_stream(headers=self._headers)
 
     def emit(self, event: Event) -> None:

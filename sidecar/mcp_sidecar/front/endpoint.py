@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
 
 from mcp_sidecar.errors import CallError, Reason, Rejected
 from mcp_sidecar.front import legacy, modern
@@ -19,9 +19,11 @@ from mcp_sidecar.front.admission import ToolFilter, ToolPolicy, accepts, forward
 from mcp_sidecar.front.answer import Answer, shutting_down
 from mcp_sidecar.front.request import Request
 from mcp_sidecar.front.sessions import Session, Sessions
+from mcp_sidecar.front.silence import STREAM_AFTER, Silence
+from mcp_sidecar.front.streams import CallerStreams
 from mcp_sidecar.pipeline.call import Call, Era, Reply, Source
 from mcp_sidecar.pipeline.upstream import Opening
-from mcp_sidecar.protocol import envelope, translate
+from mcp_sidecar.protocol import envelope
 from mcp_sidecar.protocol.revisions import INITIALIZE, LEGACY_VERSIONS
 from mcp_sidecar.server import Server
 
@@ -76,6 +78,7 @@ class Endpoint:
         max_batch: int = 100,
         clock: Callable[[], float] = time.monotonic,
         run_id: str = "",
+        stream_after: float = STREAM_AFTER,
     ) -> None:
         self.sessions = sessions
         self.max_batch = max_batch
@@ -86,7 +89,8 @@ class Endpoint:
         self._run_id = run_id
         self._serial = itertools.count(1)
         self._paths: dict[str, Server] = {}
-        self._streams: set[asyncio.Task[None]] = set()
+        self.streams = CallerStreams(recorder, clock)
+        self._silence = Silence(stream_after, clock=clock)
         self.serve(servers)
 
     def serve(self, servers: Mapping[str, Server]) -> None:
@@ -99,7 +103,7 @@ class Endpoint:
     @property
     def open_streams(self) -> int:
         """Listen and GET streams of callers."""
-        return len(self._streams)
+        return len(self.streams)
 
     async def __call__(self, request: Request) -> None:
         """Answer one HTTP request."""
@@ -201,8 +205,12 @@ class Endpoint:
 
         if cancel_on_disconnect:
             caller.request.on_disconnect(cancel)
+        elif caller.server.upstream.holds_sessions:  # behind HTTP a stream may be resumed
+            caller.request.on_disconnect(lambda: call.caller_left(self._clock()))
         if session is not None:
             session.in_flight[call.id] = cancel
+        if call.method != INITIALIZE:  # its head waits for the session's id
+            self._silence.began(call, answer)
         try:
             reply = await self._answer(caller, call)
             if call.method == INITIALIZE and reply.result is not None and isinstance(call.session, Opening):
@@ -226,6 +234,7 @@ class Endpoint:
             failure = error
             raise
         finally:
+            self._silence.ended(call)
             if session is not None:
                 session.in_flight.pop(call.id, None)
             self._recorder.finished(call, reply, failure, self._clock())
@@ -314,81 +323,12 @@ class Endpoint:
             answer.accepted(status if 200 <= status < 300 else 202)
 
     async def listen(self, caller: Caller, call: Call, answer: Answer) -> None:
-        """Serve `subscriptions/listen` until an end: the caller's, the upstream's, or ours at shutdown."""
-        await self._stream(caller, answer, call, lambda: self._listen(caller, call, answer))
-
-    async def _listen(self, caller: Caller, call: Call, answer: Answer) -> None:
-        reply: Reply | None = None
-        failure: BaseException | None = None
-        try:
-            if caller.server.refusal is not None:
-                raise Rejected(Reason.SERVER_NOT_READY, caller.server.refusal, retry_after=10.0)
-            reply = await caller.server.upstream.listen(call)
-            answer.reply(call.id, reply)
-        except CallError as error:
-            failure = error
-            answer.fail(call.id, error, call)
-        except asyncio.CancelledError as cancelled:
-            failure = cancelled
-            if self.shutting_down and not answer.gone:
-                reply = Reply(translate.listen_result(call.id), source=Source.SIDECAR)
-                answer.reply(call.id, reply)
-                failure = None
-            raise
-        finally:
-            self._recorder.finished(call, reply, failure, self._clock())
+        """Serve `subscriptions/listen` until an end."""
+        await self.streams.listen(caller, call, answer)
 
     async def stream(self, caller: Caller, answer: Answer, session: Session | None, version: str) -> None:
-        """Serve a legacy GET stream."""
-        request = caller.request
-
-        async def run() -> None:
-            if session is not None:
-                session.streams += 1
-            try:
-                await caller.server.upstream.stream(
-                    session,
-                    answer,
-                    version=version,
-                    last_event_id=request.headers.get(b"last-event-id"),
-                    headers=forwarded(request.headers, authorization=caller.server.settings.forward_authorization),
-                )
-                answer.end()
-            except CallError as error:
-                if not request.responded and getattr(error, "status", None) == 405:
-                    request.respond(405, headers=((b"allow", b"POST, DELETE"),))
-                elif request.streaming:
-                    answer.end()
-                else:
-                    answer.fail(b"null", error)
-            except asyncio.CancelledError:
-                if self.shutting_down:
-                    answer.end()
-                raise
-            finally:
-                if session is not None:
-                    session.streams -= 1
-
-        await self._stream(caller, answer, None, run)
-
-    async def _stream(
-        self, caller: Caller, answer: Answer, call: Call | None, run: Callable[[], Coroutine[Any, Any, None]]
-    ) -> None:
-        """Run an endless stream in a task of its own, so that its end by us is not the end of the request's task."""
-        if self.shutting_down:
-            answer.fail(call.id if call is not None else b"null", shutting_down(), call)
-            return
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(run(), name="caller-stream")
-        self._streams.add(task)
-        caller.request.on_disconnect(task.cancel)
-        try:
-            await asyncio.wait((task,))
-        finally:
-            self._streams.discard(task)
-            if not task.done():
-                task.cancel()
-            elif not task.cancelled():
-                task.result()
+        """Serve a legacy GET stream until an end."""
+        await self.streams.get(caller, answer, session, version)
 
     async def end_session(self, server: Server, session: Session) -> None:
         """Tell the upstream that a session is over. Its failure is not the caller's."""
@@ -399,8 +339,4 @@ class Endpoint:
 
     async def end_streams(self) -> None:
         """End all endless streams in good order (shutdown)."""
-        streams = list(self._streams)
-        for task in streams:
-            task.cancel()
-        if streams:
-            await asyncio.wait(streams, timeout=5)
+        await self.streams.end()
