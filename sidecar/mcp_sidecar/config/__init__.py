@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Shutdown,
         Token,
     )
+    from mcp_sidecar.config.json_schema import schema
     from mcp_sidecar.config.loaded import LoadedConfig
     from mcp_sidecar.config.loader import load, load_text
     from mcp_sidecar.config.parsing import Parsed, parse
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
         show_duration,
         show_size,
     )
-    from mcp_sidecar.config.json_schema import schema
     from mcp_sidecar.config.server import Server
     from mcp_sidecar.config.values import SEALED_PREFIX, Reference, Text, Value
     from mcp_sidecar.errors import ConfigError, Problem

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mcp_sidecar.errors import CallError, Delivery, Reason, Rejected, SessionLost
 from mcp_sidecar.front.request import Request
-from mcp_sidecar.pipeline.call import Call, Era, Event, Reply
+from mcp_sidecar.pipeline.call import Call, CallKind, Era, Event, Reply
 from mcp_sidecar.protocol import envelope
 from mcp_sidecar.protocol.revisions import ERROR_STATUS
 
@@ -26,13 +26,18 @@ def error_of(error: CallError, call: Call | None = None) -> bytes:
     delivery = max(error.delivery, call.delivery) if call is not None else error.delivery
     data: dict[str, Any] = {
         "reason": error.reason.label,
-        "retryable": error.reason.retryable,
+        "retryable": error.reason.retryable and not _may_harm(delivery, call),
         "maybeExecuted": delivery == Delivery.MAYBE,
         "attempts": call.attempts if call is not None else 0,
     }
     if error.retry_after is not None:
         data["retryAfterMs"] = math.ceil(error.retry_after * 1000)
     return envelope.error_object(error.reason.code, error.message, data)
+
+
+def _may_harm(delivery: Delivery, call: Call | None) -> bool:
+    """The call may have been executed, and a second execution is not known to be harmless."""
+    return delivery == Delivery.MAYBE and (call is None or call.kind is CallKind.UNSAFE)
 
 
 def retry_after(error: CallError) -> Headers:
@@ -58,6 +63,11 @@ class Answer:
     def gone(self) -> bool:
         """The caller's connection is lost."""
         return self._request.disconnected
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the caller has not taken yet: who feeds the stream pauses by it."""
+        return self._request.unsent()
 
     def add_headers(self, headers: Headers) -> None:
         """Send these with the head of the answer, whatever form it takes."""
