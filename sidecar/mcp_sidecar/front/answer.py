@@ -67,7 +67,7 @@ class Answer:
     @property
     def unsent(self) -> int:
         """Bytes that the caller has not taken yet: who feeds the stream pauses by it."""
-        return self._request.unsent()
+        return self._request.unsent
 
     def add_headers(self, headers: Headers) -> None:
         """Send these with the head of the answer, whatever form it takes."""
