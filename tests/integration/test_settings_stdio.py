@@ -1,0 +1,310 @@
+"""The settings of a server over stdio, each by what it does. One sidecar with a server for each of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callers import TOOL_SERVER, Caller, Callers, eventually, log_lines, stdio
+from sidecar_process import SidecarProcess, running
+
+RETRIES_OFF: dict[str, Any] = {"maxRetries": 0}
+QUICK = {"backoffBase": "10ms", "backoffMax": "10ms"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stdio")
+
+
+@pytest.fixture(scope="module")
+def sidecar(place: Path) -> Iterator[SidecarProcess]:
+    held = str(place / "never")
+    servers = {
+        "plain": stdio("--say", "hello", env={"COLOUR": "blue"}, workingDir=str(place)),
+        "filtered": stdio(allowedTools=["e*", "pid"], deniedTools=["env", "exit"]),
+        "two": stdio(processes=2),
+        "own": stdio(isolation="PerSession", maxSessions=2),
+        "unstarted": stdio("--hold", held, startTimeout="200ms", restart=QUICK),
+        "hurried": stdio(timeout="200ms", retry=RETRIES_OFF),
+        "bounded": stdio(timeout="10s", totalTimeout="10s"),
+        "backoff": stdio("--journal", str(place / "backoff"), restart={"backoffBase": "50ms", "backoffMax": "50ms"}),
+        "reset": stdio(
+            "--journal", str(place / "reset"), restart={"backoffBase": "50ms", "backoffMax": "60s", "resetAfter": "0s"}
+        ),
+        "small": stdio(limits={"maxResponseBytes": "4KiB"}, retry=RETRIES_OFF),
+        "single": stdio(limits={"maxConcurrent": 1, "maxQueue": 1, "queueTimeout": "30s"}),
+        "impatient": stdio(limits={"maxConcurrent": 1, "queueTimeout": "100ms"}),
+        "rated": stdio(limits={"rate": {"requestsPerSecond": 0.01, "burst": 3}}),
+        "rated-tool": stdio(limits={"rate": {"requestsPerSecond": 0.01, "burst": 1, "per": "Tool"}}),
+        "refilled": stdio(limits={"rate": {"requestsPerSecond": 20, "burst": 1}}),
+        "announcing": stdio("--list-changed", "--journal", str(place / "announcing")),
+        "unkept": stdio("--list-changed", "--journal", str(place / "unkept"), cache={"listTtl": "0s"}),
+    }
+    servers["bounded"]["timeout"] = servers["bounded"]["totalTimeout"] = "300ms"
+    config = {
+        "servers": servers,
+        "maxConcurrentStarts": 8,
+        "log": {"stderrLinesPerSecond": 5},
+        "sessions": {"stateDirectory": str(place)},
+    }
+    with running(config) as sidecar:
+        yield sidecar
+
+
+def test_command_and_args_are_run(sidecar: SidecarProcess) -> None:
+    assert json.loads(Caller(sidecar, "plain").text("args"))[0] == str(TOOL_SERVER)
+    executable = os.readlink(f"/proc/{Caller(sidecar, 'plain').text('pid')}/exe")
+    assert os.path.realpath(sys.executable) == executable
+
+
+def test_env_reaches_the_process(sidecar: SidecarProcess) -> None:
+    assert Caller(sidecar, "plain").text("env", name="COLOUR") == '"blue"'
+
+
+def test_working_dir_is_where_it_runs(sidecar: SidecarProcess, place: Path) -> None:
+    assert Caller(sidecar, "plain").text("cwd") == str(place)
+
+
+def test_allowed_tools_alone_are_seen_and_called(sidecar: SidecarProcess) -> None:
+    caller = Caller(sidecar, "filtered")
+    assert caller.list() == ["echo", "pid"]
+    assert caller.reason("cwd") == "tool_not_allowed"
+    assert caller.text("echo", a=1) == '{"a": 1}'
+
+
+def test_denied_tools_are_neither_seen_nor_called(sidecar: SidecarProcess) -> None:
+    caller = Caller(sidecar, "filtered")
+    assert "env" not in caller.list()
+    assert caller.reason("env", name="HOME") == "tool_not_allowed"
+
+
+def test_processes_serve_beside_each_other(sidecar: SidecarProcess, place: Path) -> None:
+    path = place / "two-release"
+    with Callers(sidecar, "two") as callers:
+        held = callers.call("wait", path=str(path))
+        eventually(lambda: sidecar.status()["servers"]["two"]["bulkhead"]["inFlight"] == 1)
+        pids = {Caller(sidecar, "two").text("pid") for _ in range(3)}
+        path.touch()
+        held.result()
+    slots = sidecar.status()["servers"]["two"]["upstream"]["processes"]
+    assert len({slot["pid"] for group in slots.values() for slot in group["slots"]}) == 2
+    assert len(pids) == 1, "the idle process takes the calls"
+
+
+def test_isolation_gives_each_session_its_process(sidecar: SidecarProcess) -> None:
+    one, other = Caller(sidecar, "own", modern=False).open(), Caller(sidecar, "own", modern=False).open()
+    assert len({one.text("pid"), one.text("pid"), other.text("pid")}) == 2
+    shared = [Caller(sidecar, "plain", modern=False).open().text("pid") for _ in range(2)]
+    assert shared[0] == shared[1]
+
+
+def test_max_sessions_bounds_processes_of_sessions(sidecar: SidecarProcess) -> None:
+    eventually(lambda: sidecar.status()["servers"]["own"]["upstream"]["ownSessions"] == 2)
+    refused = Caller(sidecar, "own", modern=False).client
+    client = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
+    assert refused.request("initialize", client).answer["error"]["data"]["reason"] == "too_many_sessions"
+
+
+def test_start_timeout_gives_a_start_up(sidecar: SidecarProcess) -> None:
+    status = eventually(
+        lambda: status if (status := sidecar.status()["servers"]["unstarted"])["health"]["failed"] else None
+    )
+    errors = json.dumps(status["lastErrors"])
+    assert "no answer within 0.2 s" in errors
+    assert not status["answered"]
+
+
+def test_timeout_bounds_an_attempt(sidecar: SidecarProcess, place: Path) -> None:
+    began = time.monotonic()
+    assert Caller(sidecar, "hurried").reason("wait", path=str(place / "never")) == "attempt_timeout"
+    assert time.monotonic() - began < 5
+
+
+def test_timeout_is_extended_by_progress(sidecar: SidecarProcess, place: Path) -> None:
+    path = place / "progress"
+
+    def release() -> None:
+        for step in ("0", "1", "2", "3", "4", "end"):
+            time.sleep(0.08)  # together longer than the time-out
+            Path(f"{path}{step}").touch()
+
+    threading.Thread(target=release).start()
+    caller = Caller(sidecar, "hurried")
+    params = {"name": "progress", "arguments": {"path": str(path), "times": 5}, "_meta": {"progressToken": "p"}}
+    caller.client.modern = False
+    caller.client.open()
+    assert "result" in caller.client.request("tools/call", params).answer
+
+
+def test_total_timeout_bounds_the_call(sidecar: SidecarProcess, place: Path) -> None:
+    reason = Caller(sidecar, "bounded").reason("wait", path=str(place / "never"))
+    assert reason in ("deadline_exceeded", "attempt_timeout")
+
+
+def starts(journal: Path) -> list[tuple[float, float]]:
+    """When a process ended and when the next one began."""
+    events = [line.split() for line in journal.read_text().splitlines()]
+    times = [(event, float(when)) for event, when, _ in events if event in ("start", "exiting")]
+    return [(end, begin) for (_, end), (_, begin) in zip(times[1::2], times[2::2], strict=False)]
+
+
+def crash(sidecar: SidecarProcess, server: str, times: int) -> None:
+    for _ in range(times):
+        Caller(sidecar, server).answer("exit")
+        eventually(lambda: "result" in Caller(sidecar, server).answer("echo").answer)
+
+
+def test_backoff_base_is_the_first_wait(sidecar: SidecarProcess, place: Path) -> None:
+    crash(sidecar, "backoff", 1)
+    end, begin = starts(place / "backoff")[0]
+    assert begin - end < 0.5, "by default it is at least half a second"
+
+
+def test_backoff_max_is_the_longest_wait(sidecar: SidecarProcess, place: Path) -> None:
+    crash(sidecar, "backoff", 6)
+    end, begin = starts(place / "backoff")[-1]
+    assert begin - end < 1.5, "without a bound it would be at least 1.6 s by now"
+
+
+def test_reset_after_begins_the_waits_anew(sidecar: SidecarProcess, place: Path) -> None:
+    crash(sidecar, "reset", 7)
+    end, begin = starts(place / "reset")[-1]
+    assert begin - end < 1.5, "without it it would be at least 1.6 s by now"
+
+
+def test_max_response_bytes_bounds_a_message(sidecar: SidecarProcess) -> None:
+    caller = Caller(sidecar, "small")
+    assert caller.reason("big", bytes=10_000) == "result_too_large"
+    assert len(caller.text("big", bytes=1000)) == 1000
+
+
+def test_max_concurrent_and_max_queue_bound_calls(sidecar: SidecarProcess, place: Path) -> None:
+    path = place / "single-release"
+    with Callers(sidecar, "single") as callers:
+        first = callers.call("wait", path=str(path))
+        bulkhead = lambda: sidecar.status()["servers"]["single"]["bulkhead"]  # noqa: E731
+        eventually(lambda: bulkhead()["inFlight"] == 1)
+        second = callers.call("echo")
+        eventually(lambda: bulkhead()["queued"] == 1)
+        assert Caller(sidecar, "single").reason("echo") == "queue_full"
+        path.touch()
+        assert "result" in first.result().answer
+        assert "result" in second.result().answer
+
+
+def test_queue_timeout_ends_a_wait(sidecar: SidecarProcess, place: Path) -> None:
+    path = place / "impatient-release"
+    with Callers(sidecar, "impatient") as callers:
+        first = callers.call("wait", path=str(path))
+        eventually(lambda: sidecar.status()["servers"]["impatient"]["bulkhead"]["inFlight"] == 1)
+        assert Caller(sidecar, "impatient").reason("echo") == "queue_timeout"
+        path.touch()
+        first.result()
+
+
+def test_rate_burst_is_let_through_at_once(sidecar: SidecarProcess) -> None:
+    caller = Caller(sidecar, "rated")
+    for _ in range(3):
+        caller.text("echo")
+    assert caller.reason("echo") == "rate_limited"
+
+
+def test_rate_is_refilled(sidecar: SidecarProcess) -> None:
+    caller = Caller(sidecar, "refilled")
+    eventually(lambda: "result" in caller.answer("echo").answer)
+    eventually(lambda: "result" in caller.answer("echo").answer, 2)
+
+
+def test_rate_per_tool(sidecar: SidecarProcess) -> None:
+    caller = Caller(sidecar, "rated-tool")
+    caller.text("echo")
+    caller.text("pid")
+    assert caller.reason("echo") == "rate_limited"
+
+
+def listed(place: Path, server: str) -> int:
+    return (place / server).read_text().count("list ")
+
+
+def test_list_ttl_keeps_lists_of_a_legacy_server(sidecar: SidecarProcess, place: Path) -> None:
+    caller, asked = Caller(sidecar, "announcing", modern=False).open(), []
+    for _ in range(3):
+        caller.list()
+        asked.append(listed(place, "announcing"))
+    assert asked[0] == asked[2], "answered from memory"
+    other = Caller(sidecar, "unkept", modern=False).open()
+    before = listed(place, "unkept")
+    other.list()
+    other.list()
+    assert listed(place, "unkept") == before + 2, "listTtl 0 asks each time"
+
+
+def test_stderr_lines_per_second_bounds_what_is_passed_on(sidecar: SidecarProcess) -> None:
+    Caller(sidecar, "plain").text("stderr", text="flood {number}", lines=200)
+    eventually(lambda: sidecar.metrics()['outrigger_child_stderr_dropped_total{server="plain"}'] > 100)
+    passed = lambda: [line for line in log_lines(sidecar, "stderr") if "flood" in line["line"]]  # noqa: E731
+    assert 1 <= len(eventually(passed)) <= 40
+
+
+def test_socket_is_a_process_for_each_connection(tmp_path: Path) -> None:
+    path = f"/tmp/outrigger-{os.getpid()}.sock"  # a socket's path must be short
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        try:
+            listener.listen()
+            threading.Thread(target=serve_socket, args=(listener,), daemon=True).start()
+            with running({"servers": {"s": {"socket": path}}}) as sidecar:
+                assert Caller(sidecar).text("echo", by="socket") == '{"by": "socket"}'
+        finally:
+            os.unlink(path)
+
+
+def serve_socket(listener: socket.socket) -> None:
+    import subprocess
+
+    connection, _ = listener.accept()
+    with connection:
+        subprocess.run([sys.executable, "-S", "-E", str(TOOL_SERVER)], stdin=connection, stdout=connection, timeout=30)
+
+
+@pytest.mark.parametrize("ignore", ["--ignore-eof", "--stubborn"])
+def test_stop_graces_are_the_time_between_the_steps(tmp_path: Path, ignore: str) -> None:
+    journal = tmp_path / "journal"
+    server = stdio(ignore, "--journal", str(journal), stop={"stdinGrace": "300ms", "termGrace": "400ms"})
+    with running({"servers": {"s": server}}) as sidecar:
+        pid = int(Caller(sidecar).text("pid"))
+    ended = time.monotonic()
+    times = {event: float(when) for event, when, _ in map(str.split, journal.read_text().splitlines())}
+    assert 0.25 < times["term"] - times["eof"] < 1.5, "stdinGrace"
+    killed_after = ended - times["term"]
+    assert killed_after > 0.35 if ignore == "--stubborn" else killed_after < 0.35, "termGrace"
+    assert killed_after < 1.8
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_max_concurrent_starts_is_a_bound(tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    journals = [tmp_path / "one", tmp_path / "two"]
+    servers = {path.name: stdio("--hold", str(hold), "--journal", str(path)) for path in journals}
+    with SidecarProcess({"servers": servers, "maxConcurrentStarts": 1}) as sidecar:
+        eventually(lambda: any(path.exists() for path in journals))
+        slots = [
+            slot
+            for server in sidecar.status()["servers"].values()
+            for group in server["upstream"]["processes"].values()
+            for slot in group["slots"]
+        ]
+        assert sum(slot["lives"] for slot in slots) == 1
+        hold.touch()
+        sidecar.wait_for("/readyz")
+        eventually(lambda: all(path.exists() for path in journals))
