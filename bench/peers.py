@@ -196,7 +196,7 @@ def mcp_proxy_rust(transport: str) -> Target:
         path.write_text(
             f'[proxy]\nname = "bench"\n[proxy.listen]\nhost = "127.0.0.1"\nport = {place.port}\n\n'
             f'[[backends]]\nname = "echo"\n{backend}'
-            "[backends.timeout]\nseconds = 30\n[backends.circuit_breaker]\nfailure_rate_threshold = 0.5\n"
+            f"[backends.timeout]\nseconds = {place.timeout}\n[backends.circuit_breaker]\nfailure_rate_threshold = 0.5\n"
             "[backends.retry]\nmax_retries = 3\n"
         )
         return [str(directory / "bin/mcp-proxy"), "--config", str(path)]

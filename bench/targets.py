@@ -38,6 +38,8 @@ class Place:
     """The echo program, for stdio: `ECHO stdio`."""
     directory: Path
     """Scratch, for config files."""
+    timeout: int = 30
+    """Seconds a call may take, where the target can be told."""
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,10 @@ func (s *server) post(w http.ResponseWriter, h *http.Request) {
 	result, failure := s.answer(h.Context(), &r, modern, event)
 	answer := message(&r, result, failure, modern)
 	switch {
+	case r.fault == "silent":
+		<-h.Context().Done()
+	case r.fault != "" && r.fault != "internal":
+		s.spoil(w, r.fault, answer)
 	case streaming || s.sse:
 		event(answer)
 	case modern && failure != nil && failure.code == -32601:

@@ -5,6 +5,8 @@
 //	echo http --addr 127.0.0.1:9101 [--era E] [--log FILE] [--sse]
 //	echo stdio [--era dual|legacy|modern] [--log FILE] [--exit-after N] [--strict]
 //
+// and both with [--fault KIND --every N], see faults.go.
+//
 // A tools/call whose arguments have a "key" is recorded: the line "ran KEY PID" goes to FILE before the answer goes
 // out, and "cancelled KEY PID" when the caller withdrew it. GET /executions counts the same by key.
 package main
@@ -48,6 +50,7 @@ const toolsResult = `{"tools":[` +
 type request struct {
 	ID     json.RawMessage `json:"id"`
 	Method string          `json:"method"`
+	fault  string
 	Params struct {
 		Name            string          `json:"name"`
 		ProtocolVersion string          `json:"protocolVersion"`
@@ -79,6 +82,7 @@ type server struct {
 	sse       bool
 	exitAfter int64
 	log       *os.File
+	faults    faults
 	calls     atomic.Int64
 	mu        sync.Mutex
 	ran       map[string]int
@@ -96,9 +100,15 @@ func main() {
 	flags.Int64Var(&s.exitAfter, "exit-after", 0, "exit instead of answering the Nth tools/call; 0: never")
 	flags.BoolVar(&s.strict, "strict", false, "exit on an unknown method, as servers on old SDKs do")
 	flags.BoolVar(&s.sse, "sse", false, "answer requests over HTTP by an event stream")
+	flags.StringVar(&s.faults.kind, "fault", "", "what goes wrong now and then: "+faultKinds)
+	flags.Int64Var(&s.faults.every, "every", 20, "the fault comes with every Nth tools/call")
 	addr := flags.String("addr", "127.0.0.1:0", "where to listen (http)")
 	log := flags.String("log", "", "append executed calls to this file")
 	flags.Parse(os.Args[2:])
+	if !s.faults.known() {
+		fmt.Fprintln(os.Stderr, "echo: the faults are", faultKinds)
+		os.Exit(2)
+	}
 	if *log != "" {
 		var err error
 		if s.log, err = os.OpenFile(*log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); err != nil {
@@ -157,6 +167,9 @@ func (s *server) answer(ctx context.Context, r *request, modern bool, emit func(
 
 func (s *server) call(ctx context.Context, r *request, emit func([]byte)) ([]byte, *fault) {
 	a := &r.Params.Arguments
+	if r.fault = s.faults.next(); r.fault == "refused" {
+		return nil, &fault{-32603, "Failed as asked", ""}
+	}
 	s.record("ran", a.Key)
 	if n := s.calls.Add(1); s.exitAfter > 0 && n >= s.exitAfter {
 		os.Exit(1)
@@ -178,6 +191,12 @@ func (s *server) call(ctx context.Context, r *request, emit func([]byte)) ([]byt
 		return []byte(`{"content":[{"type":"text","text":"failed as asked"}],"isError":true}`), nil
 	default:
 		return nil, &fault{-32602, "Unknown tool", ""}
+	}
+	switch r.fault {
+	case "exit":
+		os.Exit(1)
+	case "internal":
+		return nil, &fault{-32603, "Failed as asked", ""}
 	}
 	text := a.Text
 	if len(text) == 0 {

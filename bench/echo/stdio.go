@@ -15,6 +15,9 @@ func (s *server) serveStdio(in io.Reader, out io.Writer) error {
 	reader, writer := bufio.NewReaderSize(in, 1<<16), bufio.NewWriterSize(out, 1<<16)
 	var lock sync.Mutex
 	put := func(line []byte, flush bool) {
+		if line == nil {
+			return
+		}
 		lock.Lock()
 		writer.Write(line)
 		writer.WriteByte('\n')
@@ -61,13 +64,13 @@ func (s *server) serveStdio(in io.Reader, out io.Writer) error {
 				result, f := s.answer(ctx, &r, modern, func(m []byte) { put(m, true) })
 				cancels.Delete(string(r.ID))
 				if ctx.Err() == nil {
-					put(message(&r, result, f, modern), true)
+					put(spoilLine(r.fault, message(&r, result, f, modern)), true)
 				}
 				cancel()
 			}()
 			continue
 		}
 		result, f := s.answer(context.Background(), &r, modern, nil)
-		put(message(&r, result, f, modern), false)
+		put(spoilLine(r.fault, message(&r, result, f, modern)), false)
 	}
 }

@@ -35,6 +35,7 @@ type options struct {
 	prefix      string
 	ms          int
 	timeout     time.Duration
+	pause       time.Duration
 }
 
 // A report holds latencies in milliseconds; Errors counts by kind, FirstErrors shows one of each.
@@ -64,6 +65,7 @@ func main() {
 	flag.StringVar(&o.prefix, "keys", "", "give every call the key PREFIX-N, for the server's record")
 	flag.IntVar(&o.ms, "ms", 0, "the argument ms of every call")
 	flag.DurationVar(&o.timeout, "timeout", 60*time.Second, "a caller waits no longer than this for its answer")
+	flag.DurationVar(&o.pause, "pause", 0, "how long a caller rests between its calls")
 	record := flag.String("record", "", "write one line for every call to this file: tool, key, outcome, details")
 	flag.Parse()
 
@@ -194,6 +196,7 @@ func (w *worker) work(ctx context.Context, o *options, ids *atomic.Int64) {
 		if key != "" {
 			w.records = fmt.Appendf(w.records, "%s %s %s %s\n", tool, key, outcome.kind, outcome.detail)
 		}
+		time.Sleep(o.pause)
 	}
 	if extra := w.caller.close(); extra != "" {
 		w.errors["unasked"]++
