@@ -10,6 +10,7 @@ import http.client
 import itertools
 import json
 import queue
+import subprocess
 import sys
 import threading
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from raw_mcp import META, MODERN
+from sidecar_process import free_ports
 
 PATIENCE = 20.0
 CHILDREN = Path(__file__).parent / "children"
@@ -269,3 +271,34 @@ class Caller:
     def listen(self, **notifications: Any) -> Exchange:
         """`subscriptions/listen`."""
         return self.send("subscriptions/listen", {"notifications": notifications})
+
+
+class HttpServerProcess:
+    """The HTTP server of tests/children in a process of its own; a context manager."""
+
+    def __init__(self, era: str, port: int | None = None) -> None:
+        self.era = era
+        self.port = free_ports(1)[0] if port is None else port
+
+    @property
+    def url(self) -> str:
+        """Its endpoint."""
+        return f"http://127.0.0.1:{self.port}/mcp"
+
+    def __enter__(self) -> HttpServerProcess:
+        command = [sys.executable, "-S", "-E", str(CHILDREN / "http_mcp.py"), str(self.port), self.era]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def forget(self) -> None:
+        """Have it lose all sessions."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        connection.request("POST", "/forget")
+        assert connection.getresponse().status == 200
+        connection.close()

@@ -147,6 +147,8 @@ def channel(whole: config.Config, server: config.Server, *, sse: bool = False) -
         per_session=server.isolation == "PerSession" or sse,
         max_sessions=whole.front.max_sessions if sse else server.max_sessions,
         session_idle=whole.sessions.idle_timeout,
+        stateless=server.sessions == "Stateless",
+        start_timeout=server.start_timeout,
     )
 
 
@@ -214,4 +216,5 @@ def http(name: str, server: config.Server, dialled: DialSettings) -> HttpUpstrea
         ),
         result_limit=server.limits.max_response_bytes,
         notify_timeout=server.timeout,
+        stateless=server.sessions == "Stateless",
     )

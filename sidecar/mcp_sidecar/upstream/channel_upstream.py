@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp_sidecar.errors import CallError, Reason, Rejected, SessionLost
-from mcp_sidecar.pipeline.call import Call, Era, Reply, Sink, Source
+from mcp_sidecar.pipeline.call import Call, Era, Reply, Sink
 from mcp_sidecar.pipeline.upstream import LegacySession, Opening
 from mcp_sidecar.protocol import envelope
 from mcp_sidecar.protocol.revisions import INITIALIZE
@@ -23,6 +23,7 @@ from mcp_sidecar.upstream.channel import Channel
 from mcp_sidecar.upstream.child import ChildChannel
 from mcp_sidecar.upstream.child_pool import ChildPool
 from mcp_sidecar.upstream.multiplexer import Multiplexer
+from mcp_sidecar.upstream.other_era import fall_back
 from mcp_sidecar.upstream.own_process import OwnProcess
 from mcp_sidecar.upstream.profile import Profile
 from mcp_sidecar.upstream.shared_server import SharedServer
@@ -80,7 +81,7 @@ class ChannelUpstream:
         """One attempt. Raises UpstreamError, SessionLost, Rejected."""
         if call.era is Era.MODERN:
             if self.shared is None:
-                return _fall_back()
+                return fall_back()
             return await self.shared.exchange(call)
         if call.method == INITIALIZE:
             return await self._initialize(call)
@@ -172,7 +173,7 @@ class ChannelUpstream:
 
     async def listen(self, call: Call) -> Reply:
         """A modern caller's stream of changes."""
-        return await self.shared.listen(call) if self.shared is not None else _fall_back()
+        return await self.shared.listen(call) if self.shared is not None else fall_back()
 
     async def notify(
         self,
@@ -355,9 +356,3 @@ class ChannelUpstream:
             *self._closing,
             *([self.shared.close()] if self.shared is not None else []),
         )
-
-
-def _fall_back() -> Reply:
-    """What makes a conforming modern client fall back to `initialize`: a 400 whose body is no modern error."""
-    message = "this server speaks legacy revisions only: send initialize"
-    return Reply(error=envelope.error_object(envelope.INVALID_REQUEST, message), status=400, source=Source.SIDECAR)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from msgspec import UNSET, Raw
 
-from mcp_sidecar.errors import CallError
+from mcp_sidecar.errors import CallError, SessionLost, UpstreamError
 from mcp_sidecar.pipeline.call import Call, CallKind, Era, Event, Reply, Sink
 from mcp_sidecar.pipeline.upstream import LegacySession, Opening
 from mcp_sidecar.protocol import envelope
@@ -21,6 +21,8 @@ from mcp_sidecar.upstream.connection_quota import ConnectionQuota
 from mcp_sidecar.upstream.http_connection import HttpConnection
 from mcp_sidecar.upstream.http_request import Headers
 from mcp_sidecar.upstream.http_upstream import HttpUpstream
+from mcp_sidecar.upstream.lost_sessions import LostSessions
+from mcp_sidecar.upstream.other_era import NOT_UNDERSTOOD, fall_back, modern_only, refuses_initialize
 from mcp_sidecar.upstream.profile import initialize_params, modern_meta, profile_of
 
 _CHANGES: Final = (b"list_changed", b"resources/updated")
@@ -37,6 +39,7 @@ class HttpServer(HttpUpstream):
         """Told how many seconds it took to open a connection."""
         self.on_ended: Callable[[float], object] = float
         """Told how many seconds a connection lived."""
+        self._lost = LostSessions(super().exchange, super().notify)
         self._quota = quota
         if quota is not None:
             quota.on_scarce.append(self._spare)
@@ -92,7 +95,7 @@ class HttpServer(HttpUpstream):
         """One attempt; an `initialize` also tells which changes the server announces."""
         if call.sink is not None and call.era is Era.LEGACY and self.on_change is not None:
             call.sink = call.sink if isinstance(call.sink, _Listening) else _Listening(call.sink, self.on_change)
-        reply = await super().exchange(call)
+        reply = await self._answered(call)
         if self._quota is not None and self._quota.waiting:
             self._spare()
         if call.method == INITIALIZE and reply.result is not None and isinstance(call.session, Opening):
@@ -104,6 +107,53 @@ class HttpServer(HttpUpstream):
                 frozenset(group for group, _ in LIST_CHANGES.values() if profile.announces(group))
             )
         return reply
+
+    async def _answered(self, call: Call) -> Reply:
+        """An attempt; a lost session that holds nothing is begun anew, and who is of the other era is told so."""
+        held = call.session.upstream_session if call.session is not None else None
+        try:
+            reply = await super().exchange(call)
+        except SessionLost:
+            if held is None or not await self._begun_anew(call.session, held, call.headers) or call.committed:
+                raise
+            return await super().exchange(call)
+        except UpstreamError as error:
+            other = await self._of_other_era(call) if error.status in NOT_UNDERSTOOD else None
+            if other is None:
+                raise
+            return other
+        if call.method == INITIALIZE and refuses_initialize(reply):
+            return await self._of_other_era(call) or reply
+        return reply
+
+    async def _begun_anew(self, session: LegacySession, lost: str, headers: Headers) -> bool:
+        return self.settings.stateless and await self._lost.begin_anew(session, lost, headers)
+
+    async def _of_other_era(self, call: Call) -> Reply | None:
+        """The answer to a caller whose era the server does not speak; None where it does, or cannot be asked."""
+        if not call.server:
+            return None  # the sidecar's own question, by which it finds out
+        try:
+            found = await self.discover()
+        except CallError:
+            return None
+        if call.era is Era.MODERN:
+            return fall_back() if found.era is Era.LEGACY else None
+        if call.method != INITIALIZE or found.era is Era.LEGACY:
+            return None
+        return modern_only(found, call.session.version if call.session is not None else call.version)
+
+    async def notify(
+        self, session: LegacySession | None, message: bytes, *, version: str, headers: Headers = ()
+    ) -> int:
+        """POST a notification, or a response to a request of the server. Returns its HTTP status, below 500."""
+        held = session.upstream_session if session is not None else None
+        try:
+            return await super().notify(session, message, version=version, headers=headers)
+        except SessionLost:
+            if session is None or held is None or not await self._begun_anew(session, held, headers):
+                raise
+        return await super().notify(session, message, version=version, headers=headers)
 
     async def stream(
         self,
@@ -120,7 +170,13 @@ class HttpServer(HttpUpstream):
             announced.streams += 1
         try:
             heard = _Listening(sink, self.on_change) if self.on_change is not None else sink
-            await super().stream(session, heard, version=version, last_event_id=last_event_id, headers=headers)
+            held = session.upstream_session if session is not None else None
+            try:
+                await super().stream(session, heard, version=version, last_event_id=last_event_id, headers=headers)
+            except SessionLost:
+                if session is None or held is None or not await self._begun_anew(session, held, headers):
+                    raise
+                await super().stream(session, heard, version=version, headers=headers)
         finally:
             if announced is not None:
                 announced.streams -= 1

@@ -48,6 +48,8 @@ class HttpUpstreamSettings:
     notify_timeout: float = 30.0
     probe_timeout: float = 10.0
     """Seconds for each question of a probe; a server silent for longer to `server/discover` counts as legacy."""
+    stateless: bool = False
+    """The server keeps nothing in a legacy session: one that it lost is begun anew in silence."""
 
 
 class HttpUpstream:

@@ -21,6 +21,7 @@ from mcp_sidecar.protocol import envelope
 from mcp_sidecar.protocol.revisions import INITIALIZE
 from mcp_sidecar.upstream.audience import LIST_CHANGES, UPDATED
 from mcp_sidecar.upstream.channel import Channel, StartError
+from mcp_sidecar.upstream.lost_sessions import initialize_params_of
 from mcp_sidecar.upstream.multiplexer import Multiplexer
 from mcp_sidecar.upstream.outbox import Outbox
 from mcp_sidecar.upstream.profile import Profile, profile_of
@@ -118,14 +119,7 @@ class OwnProcess:
 
     async def reopen(self, session: LegacySession, start_timeout: float) -> None:
         """Begin a session that was lost anew, as its caller had begun it. Raises UpstreamError."""
-        client_info = session.client_info or b'{"name":"unknown","version":"0"}'
-        params = envelope.compose(
-            {
-                "protocolVersion": envelope.encode(session.version),
-                "capabilities": session.capabilities,
-                "clientInfo": client_info,
-            }
-        )
+        params = initialize_params_of(session)
         call = Call(server="", id=b"0", method=INITIALIZE, params=params, era=Era.LEGACY, version=session.version)
         self.profile = profile_of(await self.initialize(call, start_timeout))
         self.multiplexer.notify("notifications/initialized")
