@@ -18,6 +18,7 @@ from mcp_sidecar.protocol.revisions import ERROR_STATUS
 Headers = tuple[tuple[bytes, bytes], ...]
 
 _MAX_HELD = 100
+_MAX_HELD_BYTES: Final = 1 << 20
 _RETRY_AFTER_SHUTDOWN: Final = 1.0
 
 
@@ -50,13 +51,14 @@ def retry_after(error: CallError) -> Headers:
 class Answer:
     """Writes to one caller. Also the `Sink` of its call: the first event turns the answer into a stream."""
 
-    __slots__ = ("_batch", "_headers", "_held", "_request", "era")
+    __slots__ = ("_batch", "_headers", "_held", "_held_bytes", "_request", "era")
 
     def __init__(self, request: Request, era: Era, *, batch: bool = False) -> None:
         self._request = request
         self._headers: Headers = ()
         self._batch: list[bytes] | None = [] if batch else None
         self._held: list[Event] | None = None
+        self._held_bytes = 0
         self.era = era
 
     @property
@@ -87,7 +89,8 @@ class Answer:
         """Pass on an interim message. Raises CallError(SLOW_CALLER) when too much is unread."""
         request = self._request
         if self._held is not None:
-            if len(self._held) >= _MAX_HELD:
+            self._held_bytes += len(event.data)
+            if len(self._held) >= _MAX_HELD or self._held_bytes > _MAX_HELD_BYTES:
                 raise CallError(Reason.SLOW_CALLER, "too many messages before the answer")
             self._held.append(event)
             return
@@ -143,6 +146,12 @@ class Answer:
             self.accepted()
 
     def _final(self, body: bytes, status: int, event_id: bytes | None) -> None:
+        try:
+            self._write(body, status, event_id)
+        except CallError:
+            return  # SLOW_CALLER: its connection is dropped, there is nobody to be told
+
+    def _write(self, body: bytes, status: int, event_id: bytes | None) -> None:
         request = self._request
         held, self._held = self._held, None
         if held and status == 200:

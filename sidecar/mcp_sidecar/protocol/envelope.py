@@ -91,12 +91,18 @@ class ErrorHead(msgspec.Struct, gc=False):
     message: str = ""
 
 
+class _WholeError(msgspec.Struct, gc=False):
+    code: int
+    message: str
+
+
 _message: Final = msgspec.json.Decoder(Message)
 _identified: Final = msgspec.json.Decoder(_Identified)
 _messages: Final = msgspec.json.Decoder(list[Raw])
 _params: Final = msgspec.json.Decoder(Params)
 _result_head: Final = msgspec.json.Decoder(ResultHead)
 _error_head: Final = msgspec.json.Decoder(ErrorHead)
+_whole_error: Final = msgspec.json.Decoder(_WholeError)
 _object: Final = msgspec.json.Decoder(dict[str, Raw])
 _string: Final = msgspec.json.Decoder(str)
 _encode: Final = msgspec.json.Encoder().encode
@@ -194,7 +200,7 @@ def result_head(result: bytes) -> ResultHead:
     """What steers a proxy in a `result`; a result that is no object or has odd members counts as a plain one."""
     try:
         return _result_head.decode(result)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ResultHead()
 
 
@@ -202,8 +208,22 @@ def error_head(error: bytes) -> ErrorHead:
     """Code and message of an `error`; INTERNAL_ERROR where it has none."""
     try:
         return _error_head.decode(error)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ErrorHead(INTERNAL_ERROR)
+
+
+def is_error(raw: bytes) -> bool:
+    """Whether raw JSON is the `error` of JSON-RPC: an object with an integer `code` and a `message`.
+
+    Clients that read messages into models drop an answer with anything else, and wait for another.
+    """
+    try:
+        _whole_error.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    except RecursionError:
+        return True  # too deep to be read twice, and it was read once
+    return True
 
 
 def members(raw: bytes | Raw) -> dict[str, Raw]:

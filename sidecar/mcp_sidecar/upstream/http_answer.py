@@ -68,7 +68,7 @@ def outcome(message: Message) -> tuple[bytes | None, bytes | None]:
     if isinstance(result, Raw):
         if error is UNSET or bytes(error) == b"null":
             return bytes(result), None
-    elif isinstance(error, Raw) and bytes(error)[:1] == b"{":
+    elif isinstance(error, Raw) and envelope.is_error(bytes(error)):
         return None, bytes(error)
     raise protocol_error("neither a result nor an error")
 

@@ -186,7 +186,10 @@ class Multiplexer:
             message = envelope.parse(line)
             if not line.isascii():
                 line.decode()  # raw members were not looked at, and the caller's JSON parser will
-        except (envelope.EnvelopeError, UnicodeDecodeError):
+        except envelope.EnvelopeError as error:
+            self._not_understood(line, too_deep=error.too_deep)
+            return
+        except UnicodeDecodeError:
             self._not_understood(line)
             return
         try:
@@ -197,6 +200,9 @@ class Multiplexer:
             else:
                 params = None if message.params is UNSET else bytes(message.params)
                 self.peer.on_request(bytes(message.id), message.method, params, line)
+        except envelope.EnvelopeError:  # JSON-RPC, and its members are not what the method needs
+            self.garbage_lines += 1
+            self._tell("garbage", line)
         except Exception as error:  # noqa: BLE001 one message must not take its neighbours with it
             self._loop.call_exception_handler({"message": "a message of a server was not handled", "exception": error})
 
@@ -277,7 +283,7 @@ class Multiplexer:
 
     # --- what is not understood
 
-    def _not_understood(self, line: bytes) -> None:
+    def _not_understood(self, line: bytes, *, too_deep: bool = False) -> None:
         if envelope.is_batch(line) and self._on_batch(line):
             return
         self.garbage_lines += 1
@@ -288,7 +294,11 @@ class Multiplexer:
             number = self._sole()
         pending = self._pending.pop(number, None)
         if pending is not None:
-            pending.invalid("an answer that is not JSON-RPC")
+            # a caller may have made the server repeat what is deep, and must not open the breaker for others by that
+            pending.invalid(
+                "an answer that is nested too deeply" if too_deep else "an answer that is not JSON-RPC",
+                counted=not too_deep,
+            )
         else:
             self.suspicion.garbage()
 

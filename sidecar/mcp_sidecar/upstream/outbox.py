@@ -13,16 +13,19 @@ from mcp_sidecar.errors import CallError
 from mcp_sidecar.pipeline.call import Event, Sink
 
 _KEPT: Final = 256
+_KEPT_BYTES: Final = 1 << 20
+"""A server must not fill memory with what nobody fetches."""
 
 
 class Outbox:
     """The messages for one caller. Several GET streams may be open; each message goes to the newest only."""
 
-    __slots__ = ("_closed", "_sinks", "_waiting", "dropped")
+    __slots__ = ("_bytes", "_closed", "_sinks", "_waiting", "dropped")
 
     def __init__(self) -> None:
         self._sinks: list[Sink] = []
         self._waiting: deque[bytes] = deque()
+        self._bytes = 0
         self._closed = asyncio.Event()
         self.dropped = 0
 
@@ -42,8 +45,9 @@ class Outbox:
             else:
                 return
         self._waiting.append(message)
-        if len(self._waiting) > _KEPT:
-            self._waiting.popleft()
+        self._bytes += len(message)
+        while len(self._waiting) > _KEPT or self._bytes > _KEPT_BYTES:
+            self._bytes -= len(self._waiting.popleft())
             self.dropped += 1
 
     async def serve(self, sink: Sink) -> None:
@@ -51,7 +55,7 @@ class Outbox:
         sink.open()
         self._sinks.append(sink)
         try:
-            waiting, self._waiting = self._waiting, deque()
+            waiting, self._waiting, self._bytes = self._waiting, deque(), 0
             for message in waiting:
                 sink.emit(Event(message))
             await self._closed.wait()

@@ -14,7 +14,7 @@ from msgspec import UNSET
 from mcp_sidecar.errors import Delivery, Reason, UpstreamError
 from mcp_sidecar.pipeline.call import Call, Event, Reply
 from mcp_sidecar.protocol import correlation
-from mcp_sidecar.protocol.envelope import Message, compose
+from mcp_sidecar.protocol.envelope import Message, compose, is_error
 from mcp_sidecar.upstream.channel import Sent
 
 LISTEN: Final = "subscriptions/listen"
@@ -52,6 +52,8 @@ class Pending:
         if error is not UNSET and bytes(error) != b"null":
             if result is not UNSET and bytes(result) != b"null":
                 self.invalid("an answer with both a result and an error")
+            elif not is_error(bytes(error)):
+                self.invalid("an answer whose error has no code or no message")
             else:
                 self.future.set_result(Reply(error=bytes(error)))
         elif result is UNSET:
@@ -74,9 +76,10 @@ class Pending:
         if not self.future.done():
             self.future.set_exception(error)
 
-    def invalid(self, what: str) -> None:
-        """The answer came and cannot be used."""
-        self.fail(UpstreamError(Reason.PROTOCOL_ERROR, f"the server sent {what}", delivery=Delivery.MAYBE))
+    def invalid(self, what: str, *, counted: bool = True) -> None:
+        """The answer came and cannot be used. `counted`: as a failure of the server, by the breaker."""
+        message = f"the server sent {what}"
+        self.fail(UpstreamError(Reason.PROTOCOL_ERROR, message, delivery=Delivery.MAYBE, counted=counted))
 
     def lost(self, error: UpstreamError) -> None:
         """The channel died by `error`."""
