@@ -275,13 +275,24 @@ func lastEvent(stream []byte) []byte {
 }
 
 // open begins a legacy session and gives its id.
-func open(o *options) (string, error) {
+// open begins a session. A server that is down for a moment answers with an error: a client tries again, and so does this.
+func open(o *options) (session string, err error) {
+	for range 100 {
+		if session, err = tryOpen(o); err == nil {
+			return session, nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return "", err
+}
+
+func tryOpen(o *options) (string, error) {
 	c := &caller{o: o}
 	defer c.close()
 	c.body = []byte(`{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},` +
 		`"clientInfo":{"name":"load","version":"1"}}}`)
 	status, session, err := c.exchange("POST", "initialize", "")
-	if err != nil || status != 200 {
+	if err != nil || status != 200 || bytes.Contains(c.answer, []byte(`"error":`)) {
 		return "", fmt.Errorf("%d %.200s %w", status, c.answer, err)
 	}
 	c.session = session
