@@ -28,9 +28,17 @@ def config_reference() -> str:
     return reference()
 
 
+def errors() -> str:
+    """Every error of the sidecar's own, for callers and for whoever is on call."""
+    from errors_page import errors_page
+
+    return errors_page()
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/config.schema.json": config_schema,
     "docs/configuration.md": config_reference,
+    "docs/errors.md": errors,
 }
 
 
