@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +18,16 @@ from mcp_sidecar import __version__
 from mcp_sidecar.errors import Reason
 from mcp_sidecar.pipeline.call import Era, Reply
 from mcp_sidecar.protocol import envelope, translate
-from mcp_sidecar.protocol.revisions import DISCOVER, INITIALIZE, LATEST_LEGACY, LATEST_MODERN, LEGACY_VERSIONS
+from mcp_sidecar.protocol.revisions import (
+    DISCOVER,
+    INITIALIZE,
+    LATEST_LEGACY,
+    LATEST_MODERN,
+    LEGACY_TASK_METHODS,
+    LEGACY_VERSIONS,
+    MODERN_METHODS,
+    legacy_methods,
+)
 from mcp_sidecar.upstream.channel import StartError
 from mcp_sidecar.upstream.multiplexer import Multiplexer
 
@@ -38,7 +48,7 @@ class Profile:
     version: str
     raw: bytes
 
-    @property
+    @cached_property
     def capabilities(self) -> dict[str, Any]:
         """Its capabilities as plain values; empty where it said nothing legible."""
         try:
@@ -46,6 +56,14 @@ class Profile:
         except (envelope.EnvelopeError, msgspec.DecodeError):
             return {}
         return decoded if isinstance(decoded, dict) else {}
+
+    @cached_property
+    def methods(self) -> frozenset[str]:
+        """The request methods of its revision. Tasks were experimental: only where it announces them."""
+        if self.era is Era.MODERN:
+            return MODERN_METHODS
+        methods = legacy_methods(self.version)
+        return methods if "tasks" in self.capabilities else methods - LEGACY_TASK_METHODS
 
     @property
     def server_info(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from msgspec import Raw
 from mcp_sidecar.errors import CallError
 from mcp_sidecar.pipeline.call import Call, Era, Reply, Source
 from mcp_sidecar.protocol import envelope, translate
-from mcp_sidecar.protocol.revisions import DISCOVER, INITIALIZE, MODERN_METHODS, legacy_methods, negotiate
+from mcp_sidecar.protocol.revisions import DISCOVER, INITIALIZE, negotiate
 from mcp_sidecar.upstream import profile as profiles
 from mcp_sidecar.upstream.audience import Audience, Listener, OnChange, SharedSession
 from mcp_sidecar.upstream.child_pool import ChildPool
@@ -71,7 +71,7 @@ class SharedServer:
             return await multiplexer.request(method, call.params, call=call)
         if method == DISCOVER:
             return _ours(translate.discover_result(profile.raw))
-        if method not in legacy_methods(profile.version):
+        if method not in profile.methods:
             return _not_found(method)
         reply = await multiplexer.request(method, translate.legacy_params(call.params), call=call)
         if reply.error is not None:
@@ -84,12 +84,12 @@ class SharedServer:
         if method in METHODS:
             return await self._standing.ask(call, state, multiplexer, profile)
         if profile.era is Era.LEGACY:
-            if method not in legacy_methods(profile.version):
+            if method not in profile.methods:
                 return _not_found(method)
             return await multiplexer.request(method, call.params, call=call)
         if method == "ping":
             return _ours(_EMPTY)
-        if method not in MODERN_METHODS or method == DISCOVER:
+        if method not in profile.methods or method == DISCOVER:
             return _not_found(method)
         return await answer_inputs(call, state, multiplexer, self._clock)
 
