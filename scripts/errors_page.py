@@ -11,136 +11,137 @@ from mcp_sidecar.errors import Reason
 from mcp_sidecar.front.refusal import Fault
 from mcp_sidecar.telemetry.outcomes import side
 
-MEANINGS: dict[Reason, tuple[str, str]] = {
-    Reason.RATE_LIMITED: (
+MEANINGS: dict[str, tuple[str, str]] = {
+    "rate_limited": (
         "More calls than `limits.rate` allows this server, caller or tool.",
         "Caller: wait as long as `Retry-After` says. On call: raise the rate, or find who calls so much (audit log).",
     ),
-    Reason.QUEUE_FULL: (
+    "queue_full": (
         "All places (`limits.maxConcurrent`, or the pool's waiting room) and the queue (`limits.maxQueue`) are taken.",
         "Caller: try again later. On call: the server is slower than the traffic; look at `outrigger_queue_length`.",
     ),
-    Reason.QUEUE_TIMEOUT: (
+    "queue_timeout": (
         "No place became free within `limits.queueTimeout`.",
         "As `queue_full`.",
     ),
-    Reason.BREAKER_OPEN: (
+    "breaker_open": (
         "The server failed too often: it is left alone until a probe finds it back.",
         "Caller: wait for `Retry-After`. On call: `lastErrors` in `/status` says what the server fails with.",
     ),
-    Reason.SHUTTING_DOWN: (
+    "shutting_down": (
         "This sidecar is ending; with `maybeExecuted`, a call that did not end within `shutdown.gracePeriod`.",
         "Caller: try again, another replica answers. On call: only where it happens outside of rollouts.",
     ),
-    Reason.TOOL_NOT_ALLOWED: (
+    "tool_not_allowed": (
         "`allowedTools`, `deniedTools` or the tools of the caller's bearer token leave this tool out.",
         "Caller: do not repeat. On call: change the lists if it should be allowed.",
     ),
-    Reason.REQUEST_TOO_LARGE: (
+    "request_too_large": (
         "The request is larger than `front.maxRequestBytes`.",
         "Caller: send less. On call: raise the bound if such requests are meant to be.",
     ),
-    Reason.SERVER_NOT_READY: (
+    "server_not_ready": (
         "A secret cannot be read or opened, the server was taken out of the config, or its process may not start yet.",
         "Caller: try again later. On call: `problem` of the server in `/status` names the place.",
     ),
-    Reason.TOO_MANY_STREAMS: (
+    "too_many_streams": (
         "`pool.maxStreams` listen or GET streams to the server are open already.",
         "Caller: close streams that are not needed. On call: look for callers that leak them.",
     ),
-    Reason.DUPLICATE_ID: (
+    "duplicate_id": (
         "A call with the same id is in flight in the same legacy session.",
         "Caller: a defect of the client; ids must be unique in a session.",
     ),
-    Reason.TOO_MANY_SESSIONS: (
+    "too_many_sessions": (
         "`front.maxSessions`, or `maxSessions` of a `PerSession` server, sessions are open.",
         "Caller: try again later. On call: clients that never DELETE; shorten `sessions.idleTimeout`.",
     ),
-    Reason.DEADLINE_EXCEEDED: (
+    "deadline_exceeded": (
         "The whole call took longer than `totalTimeout`, waits and retries included.",
         "Caller: repeat only if that does no harm. On call: a slow server, or too small a total.",
     ),
-    Reason.ATTEMPT_TIMEOUT: (
+    "attempt_timeout": (
         "The server showed no sign of life for `timeout`: no answer, no progress.",
         "As `deadline_exceeded`. Servers that report progress are given more time.",
     ),
-    Reason.ACQUIRE_TIMEOUT: (
+    "acquire_timeout": (
         "No connection or process became free within `pool.acquireTimeout` or `startTimeout`.",
         "Caller: try again. On call: compare `outrigger_connections` with `pool.max`; look for leaks.",
     ),
-    Reason.CONNECT_FAILED: (
+    "connect_failed": (
         "No connection: name not found, refused, unreachable, `connectTimeout`, a proxy that says no.",
         "Caller: try again later. On call: is the server there, and may this pod reach it (NetworkPolicy)?",
     ),
-    Reason.START_FAILED: (
+    "start_failed": (
         "The server's process did not start, or ended before its first answer.",
         "On call: `stderr` of the process in `/status` and in the log; command, image, permissions.",
     ),
-    Reason.CONNECTION_LOST: (
+    "connection_lost": (
         "The connection ended in the middle of the call.",
         "Caller: repeat only if that does no harm. On call: the server's own log at that moment.",
     ),
-    Reason.CHILD_EXITED: (
+    "child_exited": (
         "The server's process ended in the middle of the call.",
         "As `connection_lost`; `outrigger_child_exit_total` tells crashes from kills (out of memory).",
     ),
-    Reason.PROTOCOL_ERROR: (
+    "protocol_error": (
         "What the server sent is not the protocol: garbage, no JSON-RPC, an answer to another request.",
         "On call: a defect of the server; a sample is in the log (`the server sent what is not understood`).",
     ),
-    Reason.RESULT_TOO_LARGE: (
+    "result_too_large": (
         "The answer is larger than `limits.maxResponseBytes`.",
         "Caller: ask for less. On call: raise the bound; memory is bound × calls in flight.",
     ),
-    Reason.UPSTREAM_STATUS: (
+    "upstream_status": (
         "The server, or a proxy before it, answered with an HTTP status that is no answer (5xx mostly).",
         "Caller: repeat only if that does no harm. On call: the status is in the message.",
     ),
-    Reason.UPSTREAM_THROTTLED: (
+    "upstream_throttled": (
         "The server answered 429 and retries did not get through.",
         "Caller: wait for `Retry-After`. On call: set `limits.rate` below what the server grants.",
     ),
-    Reason.UPSTREAM_UNAUTHORIZED: (
+    "upstream_unauthorized": (
         "The server does not accept the sidecar's credentials (401, 403).",
         "On call: the secret in `headers` or `MCP_TOKEN_…` is wrong, expired, or lacks rights.",
     ),
-    Reason.SESSION_LOST: (
+    "session_lost": (
         "The legacy session is gone: expired, ended, another life of the server or of its process.",
         "Caller: send `initialize` again, as the specification says for 404; SDK clients do.",
     ),
-    Reason.TLS_FAILED: (
+    "tls_failed": (
         "The TLS handshake with the server failed: certificate not trusted, expired, for another name.",
         "On call: `tls.caFile`, `tls.serverName`, the server's certificate. Never `verify: false`.",
     ),
-    Reason.SLOW_CALLER: (
+    "slow_caller": (
         "The caller does not read its stream; its connection is closed.",
         "Caller: read, or ask for less. On call: a hung client or a proxy that buffers.",
     ),
-    Reason.CANCELLED: (
+    "cancelled": (
         "The caller cancelled, or its connection was lost. Sent with HTTP 200, and seldom seen: most who cancel have left.",
         "Nothing.",
     ),
-    Reason.INTERNAL: (
+    "internal": (
         "A defect of the sidecar.",
         "On call: the log has the traceback (`a request was not handled`); please report it.",
     ),
 }
 
-REFUSALS: dict[Fault, str] = {
-    Fault.MALFORMED_HTTP: "The request is not HTTP/1.1 as it must be: both lengths, odd chunking, folded headers, …",
-    Fault.UNAUTHORIZED: "`front.tokens` are configured, and the request shows none of them.",
-    Fault.ORIGIN_NOT_ALLOWED: "The `Origin` is not in `front.allowedOrigins`: a web page that may not call.",
-    Fault.METHOD_NOT_ALLOWED: "The HTTP method is not one of this path; `Allow` names them.",
-    Fault.REQUEST_TIMEOUT: "Head or body did not arrive within `front.headerTimeout` or `front.bodyTimeout`.",
-    Fault.REQUEST_TOO_LARGE: "See `request_too_large` above.",
-    Fault.TARGET_TOO_LONG: "The path is too long.",
-    Fault.EXPECTATION_FAILED: "An `Expect` other than `100-continue`.",
-    Fault.HOST_NOT_ALLOWED: "The `Host` is not in `front.allowedHosts` (guards against DNS rebinding).",
-    Fault.HEADERS_TOO_LARGE: "The head is larger than `front.maxHeaderBytes`.",
-    Fault.INTERNAL: "See `internal` above.",
-    Fault.TOO_MANY_CONNECTIONS: "`front.maxConnections` connections of callers are open.",
-    Fault.SHUTTING_DOWN: "See `shutting_down` above.",
-    Fault.VERSION_NOT_SUPPORTED: "HTTP/2 or another version the listener does not speak.",
+REFUSALS: dict[str, str] = {
+    "malformed_http": "The request is not HTTP/1.1 as it must be: both lengths, odd chunking, folded headers, …",
+    "unauthorized": "`front.tokens` are configured, and the request shows none of them.",
+    "origin_not_allowed": "The `Origin` is not in `front.allowedOrigins`: a web page that may not call.",
+    "method_not_allowed": "The HTTP method is not one of this path; `Allow` names them.",
+    "request_timeout": "Head or body did not arrive within `front.headerTimeout` or `front.bodyTimeout`.",
+    "request_too_large": "See `request_too_large` above.",
+    "target_too_long": "The path is too long.",
+    "expectation_failed": "An `Expect` other than `100-continue`.",
+    "host_not_allowed": "The `Host` is not in `front.allowedHosts` (guards against DNS rebinding).",
+    "headers_too_large": "The head is larger than `front.maxHeaderBytes`.",
+    "internal": "See `internal` above.",
+    "too_many_connections": "`front.maxConnections` connections of callers are open.",
+    "shutting_down": "See `shutting_down` above.",
+    "too_many_bytes": "All callers together have 256 MiB of long bodies on the way or being served.",
+    "version_not_supported": "HTTP/2 or another version the listener does not speak.",
 }
 
 HEAD = """\
@@ -264,7 +265,7 @@ def errors_page() -> str:
     """The whole page."""
     lines = ["| Reason | Code | HTTP | Again | Side | Meaning | What to do |", "|---|---|---|---|---|---|---|"]
     for reason in Reason:
-        meaning, advice = MEANINGS[reason]
+        meaning, advice = MEANINGS[reason.label]
         again = "yes" if reason.retryable else "no"
         lines.append(
             f"| `{reason.label}` | `{reason.code}` | {reason.status} | {again} | {side(reason)} | {meaning} | {advice} |"
@@ -272,5 +273,5 @@ def errors_page() -> str:
     refused = ["| Reason | Code | HTTP | Again | Meaning |", "|---|---|---|---|---|"]
     for fault in Fault:
         again = "yes" if fault.retryable else "no"
-        refused.append(f"| `{fault.label}` | `{fault.code}` | {fault.status} | {again} | {REFUSALS[fault]} |")
+        refused.append(f"| `{fault.label}` | `{fault.code}` | {fault.status} | {again} | {REFUSALS[fault.label]} |")
     return HEAD + "\n".join(lines) + "\n" + REFUSED + "\n".join(refused) + "\n" + EXAMPLES
