@@ -274,8 +274,7 @@ func lastEvent(stream []byte) []byte {
 	return answer
 }
 
-// open begins a legacy session and gives its id.
-// open begins a session. A server that is down for a moment answers with an error: a client tries again, and so does this.
+// open begins a legacy session and gives its id. A server that is down for a moment answers with an error: a client tries again, and so does this.
 func open(o *options) (session string, err error) {
 	for range 100 {
 		if session, err = tryOpen(o); err == nil {

@@ -36,6 +36,7 @@ type options struct {
 	ms          int
 	timeout     time.Duration
 	pause       time.Duration
+	begun       time.Time
 }
 
 // A report holds latencies in milliseconds; Errors counts by kind, FirstErrors shows one of each.
@@ -62,7 +63,7 @@ func main() {
 	flag.Int64Var(&o.calls, "calls", 0, "stop after so many calls; 0: by --duration alone")
 	duration := flag.Duration("duration", 5*time.Second, "stop after this time, 10m at most")
 	size := flag.Int("size", 64, "bytes of text in a call")
-	flag.StringVar(&o.prefix, "keys", "", "give every call the key PREFIX-N, for the server's record")
+	flag.StringVar(&o.prefix, "keys", "", "give every call the key PREFIX-MS-N, for the server's record; MS is the time since the start")
 	flag.IntVar(&o.ms, "ms", 0, "the argument ms of every call")
 	flag.DurationVar(&o.timeout, "timeout", 60*time.Second, "a caller waits no longer than this for its answer")
 	flag.DurationVar(&o.pause, "pause", 0, "how long a caller rests between its calls")
@@ -130,7 +131,7 @@ func run(o *options, duration time.Duration) (*report, []byte, error) {
 	var ids atomic.Int64
 	var group sync.WaitGroup
 	workers := make([]*worker, o.connections)
-	begun := time.Now()
+	o.begun = time.Now()
 	for i := range workers {
 		w := &worker{
 			caller: &caller{o: o, session: sessions[i%len(sessions)]},
@@ -141,7 +142,7 @@ func run(o *options, duration time.Duration) (*report, []byte, error) {
 		group.Go(func() { w.work(ctx, o, &ids) })
 	}
 	group.Wait()
-	seconds := time.Since(begun).Seconds()
+	seconds := time.Since(o.begun).Seconds()
 
 	result := &report{Errors: map[string]int64{}, FirstErrors: map[string]string{}, Seconds: seconds}
 	var latencies []float64
@@ -179,7 +180,7 @@ func (w *worker) work(ctx context.Context, o *options, ids *atomic.Int64) {
 		tool := o.tools[int(id)%len(o.tools)]
 		key := ""
 		if o.prefix != "" {
-			key = fmt.Sprintf("%s-%d", o.prefix, id)
+			key = fmt.Sprintf("%s-%d-%d", o.prefix, time.Since(o.begun).Milliseconds(), id)
 		}
 		begun := time.Now()
 		outcome := w.caller.call(id, tool, key)
@@ -195,6 +196,12 @@ func (w *worker) work(ctx context.Context, o *options, ids *atomic.Int64) {
 		}
 		if key != "" {
 			w.records = fmt.Appendf(w.records, "%s %s %s %s\n", tool, key, outcome.kind, outcome.detail)
+		}
+		if !o.modern && strings.HasPrefix(outcome.detail, "404 ") {
+			// the session is gone, and a client begins a new one
+			if session, err := tryOpen(o); err == nil {
+				w.caller.session = session
+			}
 		}
 		time.Sleep(o.pause)
 	}
