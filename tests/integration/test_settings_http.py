@@ -619,3 +619,21 @@ def test_transport_sse_is_spoken_where_it_is_said() -> None:
             assert Caller(sidecar, "auto").text("echo") == "{}"
             eventually(lambda: any(seen.method == "GET" for seen in server.requests))
             assert sidecar.status()["servers"]["sse"]["kind"] == "SSE"
+
+
+def test_stateless_sessions_are_begun_anew() -> None:
+    def forget(seen: Seen) -> Answer | None:
+        known = seen.headers.get("mcp-session-id")
+        return Answer(status=404) if seen.tool is not None and known in lost else None
+
+    lost: set[str] = set()
+    with ToolHttpServer(modern=False) as server:
+        server.behave = forget
+        servers = {"stateful": {"url": server.url}, "stateless": {"url": server.url, "sessions": "Stateless"}}
+        with SidecarProcess({"servers": servers}) as sidecar:
+            callers = {name: Caller(sidecar, name, modern=False).open() for name in servers}
+            for caller in callers.values():
+                caller.text("echo")
+            lost |= {seen.headers["mcp-session-id"] for seen in server.calls()}
+            assert callers["stateful"].answer("echo").status == 404
+            assert callers["stateless"].text("echo") == "{}"
