@@ -12,6 +12,7 @@ from typing import Final
 
 from msgspec import Raw
 
+from mcp_sidecar.errors import Delivery, Reason, UpstreamError
 from mcp_sidecar.protocol import envelope
 
 _MAX_KEPT: Final = 256
@@ -83,15 +84,24 @@ class ToolPolicy:
         """Whether the caller may know of and call a tool."""
         return all(allows(tool) for allows in self._filters)
 
+    def _allows_raw(self, tool: bytes) -> bool:
+        try:
+            name = envelope.params_head(tool).name
+        except envelope.EnvelopeError:
+            return False
+        return isinstance(name, str) and self.allows(name)
+
     def narrow(self, result: bytes) -> bytes:
-        """A `tools/list` result without the tools that are not allowed."""
-        parts: dict[str, Raw | bytes] = dict(envelope.members(result))
+        """A `tools/list` result without the tools that are not allowed. Raises UpstreamError where it is no list."""
+        try:
+            parts: dict[str, Raw | bytes] = dict(envelope.members(result))
+            tools = envelope.split_batch(bytes(parts["tools"])) if "tools" in parts else []
+        except envelope.EnvelopeError:
+            raise UpstreamError(
+                Reason.PROTOCOL_ERROR, "the server's list of tools cannot be read", delivery=Delivery.ANSWERED
+            ) from None
         if "tools" not in parts:
             return result
-        kept = []
-        for raw in envelope.split_batch(bytes(parts["tools"])):
-            name = envelope.params_head(raw).name
-            if isinstance(name, str) and self.allows(name):
-                kept.append(raw)
+        kept = [raw for raw in tools if self._allows_raw(raw)]
         parts["tools"] = b"[" + b",".join(kept) + b"]"
         return envelope.compose(parts)

@@ -55,9 +55,9 @@ class Outbox:
         sink.open()
         self._sinks.append(sink)
         try:
-            waiting, self._waiting, self._bytes = self._waiting, deque(), 0
-            for message in waiting:
-                sink.emit(Event(message))
+            while self._waiting:
+                sink.emit(Event(self._waiting[0]))
+                self._bytes -= len(self._waiting.popleft())
             await self._closed.wait()
         finally:
             if sink in self._sinks:
