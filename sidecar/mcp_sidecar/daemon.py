@@ -20,6 +20,8 @@ from mcp_sidecar.telemetry.lines import LineWriter
 from mcp_sidecar.telemetry.log import Level, Log, bridge, open_log
 
 PR_SET_DUMPABLE: Final = 4
+_M_MMAP_THRESHOLD: Final = -3
+_LARGE_BLOCK: Final = 256 * 1024
 
 
 def run(loaded: LoadedConfig) -> int:
@@ -27,6 +29,7 @@ def run(loaded: LoadedConfig) -> int:
     import uvloop
 
     keep_memory_private()
+    return_large_blocks()
     log, writer = open_log(level=Level[loaded.config.log.level.upper()])
     undo = bridge(log)
     try:
@@ -56,6 +59,20 @@ def keep_memory_private() -> None:
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     except (AttributeError, OSError):
         return  # not Linux
+
+
+def return_large_blocks() -> None:
+    """Give the memory of large messages back to the system when they are gone.
+
+    The C library raises its threshold with every large block that is freed, and keeps the next ones: after 100 messages
+    of 4 MiB at once the process would stay at 800 MiB.
+    """
+    import ctypes
+
+    try:
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+    except (AttributeError, OSError):
+        return  # another C library
 
 
 async def _main(loaded: LoadedConfig, log: Log, writer: LineWriter) -> None:

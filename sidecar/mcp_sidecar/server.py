@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 class ServerSettings:
     """total_timeout: seconds a call may take in all; forward_authorization: pass the caller's credentials upstream;
     tool_filter: which tools may be listed and called, None for all; forward_headers: pass `mcp-param-*` and trace
-    headers on."""
+    headers on; max_streams: streams of callers (listen, GET) open at once."""
 
     total_timeout: float = 300.0
     forward_authorization: bool = False
     tool_filter: Callable[[str], bool] | None = None
     forward_headers: bool = True
+    max_streams: int = 1000
 
 
 class Server:

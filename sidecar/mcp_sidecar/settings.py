@@ -125,6 +125,7 @@ def server(server: config.Server) -> ServerSettings:
         forward_authorization=server.credentials == "Forward",
         tool_filter=server.tools_filter,
         forward_headers=server.kind == "StreamableHTTP",
+        max_streams=server.pool.max_streams,
     )
 
 

@@ -22,6 +22,9 @@ from mcp_sidecar.front.response import CONTINUE, STREAM_COMMENT, STREAM_COMMENT_
 from mcp_sidecar.front.write_progress import WriteProgress
 
 _NEVER = float("inf")
+_COUNTED = 64 * 1024
+"""Bytes from which on a body or an answer counts towards `max_held_bytes`: what is shorter the other limits bound."""
+_TOO_MANY_BYTES = Refusal(Fault.TOO_MANY_BYTES, "too many bytes are held for callers", ((b"Retry-After", b"1"),))
 
 
 # Looked up once: on Python 3.11 every `Stage.X` costs a third of a microsecond, and a request needs ten.
@@ -35,6 +38,8 @@ class ConnectionOwner(Protocol):
     settings: ListenerSettings
     draining: bool
     statuses: list[int]
+    backlogged: dict[Connection, None]
+    held_bodies: int
 
     def now(self) -> float:
         """Monotonic seconds."""
@@ -54,6 +59,9 @@ class ConnectionOwner(Protocol):
     def dropped_slow(self) -> None:
         """Count a caller that did not read."""
 
+    def check_backlog(self) -> None:
+        """Drop the slowest readers while too much is unread."""
+
 
 class Connection(asyncio.Protocol):
     """See the module. Every method runs on the loop's thread."""
@@ -69,6 +77,7 @@ class Connection(asyncio.Protocol):
         self._held_paused = False
         self._write_paused = False
         self._discarded = 0
+        self._body_held = 0
         self._progress = WriteProgress()
         self.stage: Stage = _IDLE
         self.deadline = _NEVER
@@ -127,6 +136,8 @@ class Connection(asyncio.Protocol):
         self._waiting.clear()
         self._held.clear()
         self._reader.close()
+        self._hold_body(0)
+        self._owner.backlogged.pop(self, None)
         request, self._request = self._request, None
         self._owner.closed(self)
         if request is not None:
@@ -135,9 +146,12 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._write_paused = True
+        self._owner.backlogged[self] = None
+        self._owner.check_backlog()
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        self._owner.backlogged.pop(self, None)
         if self.stage == _UNSENT:
             self._proceed()
 
@@ -148,6 +162,8 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._progress.written += len(data)
             self._transport.write(data)
+            if self._write_paused and len(data) >= _COUNTED:
+                self._owner.check_backlog()
 
     def unsent(self) -> int:
         """Bytes the kernel has not taken yet."""
@@ -172,6 +188,8 @@ class Connection(asyncio.Protocol):
         if request is not self._request:
             return
         self._request = None
+        if self._body_held:
+            self._hold_body(0)
         if self.gone:
             self.close()
         elif not keep_alive:
@@ -252,6 +270,10 @@ class Connection(asyncio.Protocol):
         """A request has begun, or not even that: set the deadline of what is missing."""
         phase = self._reader.phase
         if phase is _IN_BODY:
+            size = self._reader.body_size
+            if size >= _COUNTED and not self._hold_body(size):
+                self._reader.close()
+                return
             if self.stage != _BODY:
                 self.stage = _BODY
                 self.deadline = self._owner.now() + self._settings.body_timeout
@@ -261,7 +283,23 @@ class Connection(asyncio.Protocol):
             self.stage = _HEAD
             self.deadline = self._owner.now() + self._settings.header_timeout
 
+    def _hold_body(self, size: int) -> bool:
+        """Account for `size` bytes of a body. False where they are too many: then it is refused."""
+        owner = self._owner
+        grown = size - self._body_held
+        fits = grown <= 0 or owner.held_bodies + grown <= self._settings.max_held_bytes
+        if not fits:
+            size, grown = 0, -self._body_held
+        self._body_held = size
+        owner.held_bodies += grown
+        if not fits:
+            self._refuse(_TOO_MANY_BYTES)
+        return fits
+
     def _start(self, request: Request) -> None:
+        size = len(request.body)
+        if (size >= _COUNTED or self._body_held) and not self._hold_body(size if size >= _COUNTED else 0):
+            return
         self._request = request
         self.stage = _HANDLER
         self.deadline = _NEVER

@@ -238,12 +238,13 @@ class Endpoint:
             if session is not None:
                 session.in_flight.pop(call.id, None)
             self._recorder.finished(call, reply, failure, self._clock())
+            failure = None  # its traceback knows this frame: a circle that would keep bodies until a collection
 
     async def _answer(self, caller: Caller, call: Call) -> Reply:
         server = caller.server
         if self.shutting_down:
             raise shutting_down()
-        if call.method == INITIALIZE and self.sessions.full:
+        if call.method == INITIALIZE and not self.sessions.make_room(self._rest):
             raise Rejected(Reason.TOO_MANY_SESSIONS, "too many sessions are open", retry_after=5.0)
         restricted = caller.tool_filter is not None or server.settings.tool_filter is not None
         if not restricted:
@@ -268,6 +269,11 @@ class Endpoint:
         if call.method == "tools/list" and reply.result is not None and reply.source is Source.UPSTREAM:
             self._recorder.tools_listed(server.name, reply.result)
         return reply
+
+    def _rest(self, session: Session) -> bool:
+        """Whether memory can do without a session that is not in use."""
+        holder = self._paths.get(f"/servers/{session.server}/mcp")
+        return holder is None or holder.upstream.rest(session)
 
     def _open(self, caller: Caller, opening: Opening, reply: Reply, answer: Answer) -> Reply:
         """Seal the session that an `initialize` opened, where there is one."""

@@ -33,6 +33,9 @@ class ListenerSettings:
     """What may wait for a caller on an event stream before it counts as a slow reader and is dropped."""
     max_pipelined_bytes: int = 64 * 1024
     """What is read ahead while a request is in flight; then reading pauses (one read may exceed it by 256 KiB)."""
+    max_held_bytes: int = 256 * 1024 * 1024
+    """What all callers together may make the process hold: of long bodies, read in part or being served, and of
+    answers that they do not read. Past it the next body is refused, and who has not read for longest is dropped."""
     max_linger_bytes: int = 16 * 1024 * 1024
     max_connections: int = 4096
     backlog: int = 1024

@@ -66,6 +66,9 @@ class Listener:
         self._handshakes: set[asyncio.Task[None]] = set()
         self._tasks: dict[Request, asyncio.Task[None]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
+        self.backlogged: dict[Connection, None] = {}
+        """Callers with unread answers, the longest first."""
+        self.held_bodies = 0
         self._sweep_due = 0.0
         self._sweep_skipped = False
         self._resume: asyncio.TimerHandle | None = None
@@ -218,6 +221,16 @@ class Listener:
         """Count a caller that did not read."""
         self.slow_callers += 1
 
+    def check_backlog(self) -> None:
+        """Drop those who have not read for longest while all unread answers together are too many bytes."""
+        unsent = sum(connection.unsent() for connection in self.backlogged)
+        while unsent > self.settings.max_held_bytes and self.backlogged:
+            slowest = next(iter(self.backlogged))
+            unsent -= slowest.unsent()
+            del self.backlogged[slowest]
+            self.dropped_slow()
+            slowest.abort()
+
     def serve(self, request: Request) -> None:
         """Run the handler as a task of ours."""
         assert self._loop is not None
@@ -333,6 +346,8 @@ class Listener:
             self._sweep_skipped = False
             for connection in tuple(self._connections):
                 connection.sweep(now)
+            if self.backlogged:
+                self.check_backlog()
         self._schedule_sweep()
 
     @property

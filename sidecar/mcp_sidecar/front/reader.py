@@ -121,9 +121,15 @@ class RequestReader:
             return self._check_progress()
         return outcome
 
+    @property
+    def body_size(self) -> int:
+        """Bytes held of a body whose end has not come."""
+        return self._body_size if self._skipped is None else 0
+
     def close(self) -> None:
         """Let go of the parser, which holds this object in a cycle."""
         self._parser = None
+        self._body, self._pieces = b"", None
         self.finished = True
 
     def reconfigure(self, settings: ListenerSettings) -> None:

@@ -37,6 +37,7 @@ class Fault(_Fault, enum.Enum):
     TOO_MANY_CONNECTIONS = (-31110, 503, True)
     SHUTTING_DOWN = (Reason.SHUTTING_DOWN.code, 503, True)
     VERSION_NOT_SUPPORTED = (-31111, 505, False)
+    TOO_MANY_BYTES = (-31112, 503, True)
 
     @property
     def label(self) -> str:

@@ -115,6 +115,10 @@ class Request:
         self._chunked = chunked
         self._callbacks: list[Callable[[], object]] | None = None
 
+    def _over(self) -> None:
+        # the callbacks know the call, which knows this request: a circle that would keep bodies until a collection
+        self._callbacks = None
+
     @property
     def peer(self) -> str:
         """Address and port of the caller."""
@@ -164,6 +168,7 @@ class Request:
                 connection.write(b"%b%d\r\n%b\r\n" % (head, len(body), extra))
                 connection.write(body)
         connection.answered(self, keep_alive)
+        self._over()
 
     def start_stream(self, status: int = 200, headers: Headers = ()) -> None:
         """Begin an event stream. Raises RuntimeError when answered before."""
@@ -195,6 +200,7 @@ class Request:
             if self._chunked:
                 self.connection.write(LAST_CHUNK)
             self.connection.answered(self, self._keep_alive and not self.connection.draining)
+            self._over()
 
     @property
     def chunked(self) -> bool:

@@ -27,6 +27,10 @@ _AAD: Final = b"outrigger/session/1"
 _KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
 MAX_TOKEN_BYTES: Final = 4096
+_LOOKED_AT: Final = 64
+"""Sessions that one `initialize` may look at to make room."""
+_MAX_DELETED: Final = 50_000
+"""DELETEs remembered; past that the oldest is forgotten, and its caller could use its token again."""
 _MAX_CAPABILITIES: Final = 1500
 """A header must fit the limits of proxies on the way; capabilities beyond this stay out of the token."""
 
@@ -189,6 +193,8 @@ class Sessions:
         hashed = token_hash(session.token)
         self._deleted[hashed] = session.expires
         self._expire_deleted()
+        if len(self._deleted) > _MAX_DELETED:
+            del self._deleted[next(iter(self._deleted))]
         if self._deleted_file is not None:
             try:
                 with self._deleted_file.open("a") as file:
@@ -200,13 +206,21 @@ class Sessions:
         """Drop what memory holds of a session; its token stays valid."""
         self._known.pop(session.token, None)
 
-    @property
-    def full(self) -> bool:
-        """Whether one more would be one too many: as many as are allowed, and none that memory could do without."""
+    def make_room(self, rest: Callable[[Session], bool]) -> bool:
+        """Whether one more may be opened: forgets the least recently used that `rest` lets go, should it be needed.
+
+        Its token stays valid. Without this whoever sends `initialize` often enough would lock all others out.
+        """
         known = self._known
-        if len(known) < self._settings.max_sessions:
-            return False
-        return all(session.state is not None or session.in_flight for session in known.values())
+        for _ in range(_LOOKED_AT):
+            if len(known) < self._settings.max_sessions:
+                return True
+            token, session = next(iter(known.items()))
+            if session.in_flight or session.streams or not rest(session):
+                known.move_to_end(token)  # in use, so not the one to look at next time
+            else:
+                del known[token]
+        return len(known) < self._settings.max_sessions
 
     def idle_since(self, seconds: float) -> list[Session]:
         """The sessions in memory that nobody used for so long."""

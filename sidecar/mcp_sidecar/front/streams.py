@@ -7,6 +7,7 @@ They are counted, have no time-out, and are ended in good order at shutdown: a l
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +34,7 @@ class CallerStreams:
         self._recorder = recorder
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
+        self._open: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -100,12 +102,21 @@ class CallerStreams:
             stream.close()
             answer.fail(id, shutting_down())
             return
+        server = caller.server
+        if self._open[server.name] >= server.settings.max_streams:
+            # each holds a connection: without a bound they would leave none for calls
+            stream.close()
+            bound = server.settings.max_streams
+            answer.fail(id, Rejected(Reason.TOO_MANY_STREAMS, f"{bound} streams are open already", retry_after=5.0))
+            return
+        self._open[server.name] += 1
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(stream, name="caller-stream")
         self._tasks.add(task)
         caller.request.on_disconnect(lambda: _cancel(task))
         try:
             await asyncio.wait((task,))
         finally:
+            self._open[server.name] -= 1
             self._tasks.discard(task)
             if not task.done():
                 task.cancel()

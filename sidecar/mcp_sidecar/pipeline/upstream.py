@@ -88,6 +88,9 @@ class Upstream(Protocol):
     def session_opened(self, session: LegacySession) -> None:
         """The session whose Opening was answered has its token now."""
 
+    def rest(self, session: LegacySession) -> bool:
+        """A session is not in use. True: it may be forgotten here, and begins anew when it comes back."""
+
     async def end_session(self, session: LegacySession) -> None:
         """A caller's DELETE, or the end of a session here."""
 
