@@ -133,14 +133,14 @@ def test_r03_retry_attempts_are_retries_after_the_first_attempt(upstream: Script
 
 
 def test_r04_a_server_without_traffic_is_checked_at_the_interval() -> None:
-    config = {"servers": {"idle": stdio(health_check_interval=0.1), "busy": stdio(health={"interval": "1h"})}}
+    config = {"servers": {"idle": stdio(health_check_interval=0.1), "rare": stdio(health={"interval": "1h"})}}
     with running({**config, "readiness": {"require": "All"}}) as sidecar:
         health = until(
             lambda: (h := sidecar.status()["servers"]["idle"]["health"])["checks"] >= 4 and h, "four checks of the idle"
         )
         assert health["failed"] == 0
         assert health["lastSuccess"]
-        assert sidecar.status()["servers"]["busy"]["health"]["checks"] == 1
+        assert sidecar.status()["servers"]["rare"]["health"]["checks"] == 1
         assert sum(value for name, value in sidecar.metrics().items() if name.startswith("outrigger_calls_total{")) == 0
 
 
@@ -158,7 +158,7 @@ def test_r06_connections_are_bounded_over_all_servers_and_calls_by_server(upstre
             "b": {"url": other.url, "health": QUIET, "limits": {"maxConcurrent": 1, "maxQueue": 0}},
         }
         config = {"servers": servers, "max_concurrent_connections": 3, "readiness": {"require": "All"}}
-        with running(config) as sidecar, ThreadPoolExecutor(10) as callers:
+        with ThreadPoolExecutor(10) as callers, running(config) as sidecar:
             upstream.gate.clear()
             other.gate.clear()
             held = callers.submit(call, sidecar, "work", "b")
@@ -406,7 +406,7 @@ def test_r20_health_is_told_to_the_kubelet_to_people_and_to_prometheus(plain: Si
 def test_r21_connections_are_pooled_up_to_the_bound(upstream: ScriptedUpstream) -> None:
     pool = {"max_connections": 3, "min_connections": 1, "connection_timeout": 10}
     server = {"url": upstream.url, "pool": pool, "limits": {"maxConcurrent": 12}, "health": QUIET}
-    with running({"servers": {"s": server}}) as sidecar, ThreadPoolExecutor(12) as callers:
+    with ThreadPoolExecutor(12) as callers, running({"servers": {"s": server}}) as sidecar:
         upstream.gate.clear()
         crowd = [callers.submit(call, sidecar, "work") for _ in range(12)]
         until(lambda: upstream.count() == 3, "three calls reach the server")
