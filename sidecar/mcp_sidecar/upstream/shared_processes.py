@@ -154,7 +154,9 @@ class SharedProcesses:
         try:
             profile = await profiles.discover(multiplexer, self._discover_timeout)
         except UpstreamError as error:
-            if error.reason in (Reason.CHILD_EXITED, Reason.CONNECTION_LOST) and self._era is not Era.MODERN:
+            died = error.reason in (Reason.CHILD_EXITED, Reason.CONNECTION_LOST)
+            # one that ended without having read the question did not die of it: it cannot start just now
+            if died and error.delivery is Delivery.MAYBE and self._era is not Era.MODERN:
                 self._deaf = True
                 error.counted = False  # not the server's failure: start another at once
             raise
