@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from mcp_sidecar.errors import SecretError, SessionLost
 
 _AAD: Final = b"outrigger/session/1"
+_LOST: Final = "the session is unknown, expired or ended: begin a new one"
 _KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
 MAX_TOKEN_BYTES: Final = 4096
@@ -173,18 +174,18 @@ class Sessions:
 
         One message for every cause: what is wrong with a token helps only who forges them.
         """
-        session = self._known.get(token)
-        if session is None:
-            session = self._unseal(token)
-            if session is None or token_hash(token) in self._deleted:
-                raise SessionLost("the session is unknown, expired or ended: begin a new one")
-            if session.server == server and session.identity == identity:
-                self._remember(session)
-        else:
+        known = self._known.get(token)
+        session = known or self._unseal(token)
+        now = self._wall_clock()
+        if session is None or session.server != server or session.identity != identity or session.expires <= now:
+            raise SessionLost(_LOST)
+        if known is not None:
             self._known.move_to_end(token)
-            session.last_used = self._wall_clock()
-        if session.server != server or session.identity != identity or session.expires <= self._wall_clock():
-            raise SessionLost("the session is unknown, expired or ended: begin a new one")
+            session.last_used = now
+        elif token_hash(token) in self._deleted:
+            raise SessionLost(_LOST)
+        else:
+            self._remember(session)
         return session
 
     def delete(self, session: Session) -> None:
