@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -518,3 +520,88 @@ def test_time_stands_still_while_a_caller_thinks_and_runs_when_it_left() -> None
         assert sidecar.metrics()[in_flight] == 1
         gone.disconnect()
         eventually(lambda: sidecar.metrics()[in_flight] == 0)
+
+
+# --- a server that becomes another
+
+
+class Replaceable:
+    """A command whose program can be exchanged, as an upgrade does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def install(self, server: dict[str, Any]) -> dict[str, Any]:
+        """Run this server from the next start on; an entry of `servers`."""
+        replacement = self.path.with_suffix(".new")
+        replacement.write_text(f"#!/bin/sh\nexec {shlex.join([server['command'], *server['args']])}\n")
+        replacement.chmod(0o755)
+        replacement.replace(self.path)
+        return {**server, "command": str(self.path), "args": []}
+
+
+def test_the_era_is_found_out_again_after_a_restart(tmp_path: Path) -> None:
+    program = Replaceable(tmp_path / "server")
+    with running({"servers": {"s": program.install(legacy_server())}}) as sidecar:
+        caller, old = modern(sidecar), legacy(sidecar)
+        eras = lambda: sidecar.status()["servers"]["s"]["upstream"]["eras"]  # noqa: E731
+        assert (caller.text("echo", text="1"), old.text("echo", text="1"), eras()) == ("1", "1", ["legacy"])
+        stream = old.stream()
+        for server, era in ((modern_server(), "modern"), (legacy_server(), "legacy"), (modern_server(), "modern")):
+            program.install(server)
+            kill(sidecar)
+            assert caller.text("echo", text="2") == "2"
+            assert old.text("echo", text="3") == "3"
+            assert eras() == [era]
+            assert stream.until(TOOLS), "whatever was announced may be different now"
+        assert old.error("no/such")["code"] == -32601
+        stream.disconnect()
+
+
+def test_a_server_that_exits_on_discover_is_asked_again_when_it_refuses_initialize(tmp_path: Path) -> None:
+    program = Replaceable(tmp_path / "server")
+    with running({"servers": {"s": program.install(legacy_server("--unknown", "exit"))}}) as sidecar:
+        caller = modern(sidecar)
+        assert caller.text("echo", text="1") == "1"
+        program.install(modern_server())
+        kill(sidecar)
+        eventually(lambda: "result" in caller.call("echo", text="2").answer())
+        assert sidecar.status()["servers"]["s"]["upstream"]["eras"] == ["modern"]
+
+
+def test_callers_move_to_the_successor_of_a_replaced_server() -> None:
+    config = {"servers": {"s": legacy_server()}}
+    with running(config) as sidecar:
+        caller = legacy(sidecar)
+        caller.result("resources/subscribe", {"uri": "test:a"})
+        stream, listening = (
+            caller.stream(),
+            modern(sidecar).listen(toolsListChanged=True, resourceSubscriptions=["test:b"]),
+        )
+        listening.next()
+        before = sidecar.children()
+        sidecar.write_config({"servers": {"s": legacy_server(env={"CHANGED": "1"})}})
+        eventually(lambda: not (sidecar.children().keys() & before.keys()))
+        assert stream.until(TOOLS)
+        assert listening.until(TOOLS)
+        told = caller.told()
+        assert [m["params"]["uri"] for m in told if m.get("method") == "resources/subscribe"] == ["test:a", "test:b"]
+        said = [{"method": UPDATED, "params": {"uri": f"test:{name}"}} for name in "ab"]
+        caller.result("tools/call", {"name": "say", "arguments": {"messages": said}})
+        assert stream.until(UPDATED)["params"]["uri"] == "test:a"
+        assert listening.until(UPDATED)["params"]["uri"] == "test:b"
+        listening.disconnect()
+        eventually(lambda: count(caller.told(), "resources/unsubscribe") == 1)
+        caller.result("tools/call", {"name": "say", "arguments": {"messages": [{"method": TOOLS}]}})
+        assert stream.until(TOOLS)
+        stream.disconnect()
+
+
+def test_an_id_may_be_spelled_in_two_ways(on_legacy: SidecarProcess) -> None:
+    caller = legacy(on_legacy)
+    body = '{"jsonrpc":"2.0","id":"é","method":"tools/call","params":{"name":"wait","arguments":{"name":"spelled"}}}'
+    waiting = caller.post(body.encode())
+    eventually(lambda: [m for m in caller.told() if m.get("params", {}).get("arguments") == {"name": "spelled"}])
+    caller.notify("notifications/cancelled", {"requestId": "é"})  # sent as \u00e9
+    assert waiting.answer()["id"] == "é"
+    assert caller.text("release", name="spelled") == "no"

@@ -208,7 +208,8 @@ class Endpoint:
         elif caller.server.upstream.holds_sessions:  # behind HTTP a stream may be resumed
             caller.request.on_disconnect(lambda: call.caller_left(self._clock()))
         if session is not None:
-            session.in_flight[call.id] = cancel
+            key = envelope.canonical_id(call.id)
+            session.in_flight[key] = cancel
         if call.method != INITIALIZE:  # its head waits for the session's id
             self._silence.began(call, answer)
         try:
@@ -236,7 +237,7 @@ class Endpoint:
         finally:
             self._silence.ended(call)
             if session is not None:
-                session.in_flight.pop(call.id, None)
+                session.in_flight.pop(key, None)
             self._recorder.finished(call, reply, failure, self._clock())
             failure = None  # its traceback knows this frame: a circle that would keep bodies until a collection
 

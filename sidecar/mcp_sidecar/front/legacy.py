@@ -177,7 +177,7 @@ async def _message(
         version=version,
         session=session,
     )
-    if session is not None and id in session.in_flight:
+    if session is not None and envelope.canonical_id(id) in session.in_flight:
         answer.fail(id, Rejected(Reason.DUPLICATE_ID, "a call with this id is in flight in this session"))
         return
     await endpoint.answer(caller, call, answer, cancel_on_disconnect=False)
@@ -189,7 +189,7 @@ def _cancel(session: Session | None, message: Message) -> None:
     if session is None or not isinstance(message.params, Raw):
         return
     raw = envelope.members(message.params).get("requestId")
-    cancel = session.in_flight.get(bytes(raw)) if raw is not None else None
+    cancel = session.in_flight.get(envelope.canonical_id(bytes(raw))) if raw is not None else None
     if cancel is not None:
         cancel()
 
