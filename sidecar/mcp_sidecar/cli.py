@@ -92,8 +92,12 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from mcp_sidecar.cli_check import check
     from mcp_sidecar.config import load
+    from mcp_sidecar.secrets import server_tokens
 
-    return check(load(arguments.config, environ=_environ(arguments)), values=arguments.values)
+    environ = _environ(arguments)
+    loaded = load(arguments.config, environ=environ)
+    server_tokens(loaded.config, environ)  # what `run` would refuse, `check` must tell
+    return check(loaded, values=arguments.values)
 
 
 def _schema(arguments: argparse.Namespace) -> int:

@@ -70,6 +70,9 @@ class Nowhere:
     def session_opened(self, session: Any) -> None:
         return
 
+    def rest(self, session: Any) -> bool:
+        return True
+
     async def end_session(self, session: Any) -> None:
         return
 

@@ -104,8 +104,8 @@ def read_answer(
 def _reply(call: Call, sent_id: bytes, body: bytes, headers: Mapping[bytes, bytes]) -> Reply:
     try:
         message = envelope.parse(body)
-    except envelope.EnvelopeError as error:
-        raise unreadable(error, "it is not JSON-RPC") from None
+    except envelope.EnvelopeError as illegible:
+        raise unreadable(illegible, "it is not JSON-RPC") from None
     if message.method is not UNSET or message.id is UNSET:
         raise protocol_error("it is not a response", 200)
     id = bytes(message.id)

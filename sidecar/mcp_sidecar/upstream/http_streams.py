@@ -252,8 +252,8 @@ def caller_message(data: bytes) -> bytes | None:
     """A message of a resumed stream with the caller's id put back; None where it answers nothing of ours."""
     try:
         message = envelope.parse(data)
-    except envelope.EnvelopeError as error:
-        raise unreadable(error, "an event is not JSON-RPC") from None
+    except envelope.EnvelopeError as illegible:
+        raise unreadable(illegible, "an event is not JSON-RPC") from None
     if message.method is not UNSET:
         return data
     id = envelope.open_id(bytes(message.id)) if message.id is not UNSET else None
