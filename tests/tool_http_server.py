@@ -234,7 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
         extra: dict[str, Any] = {"resultType": "complete"} if server.modern else {}
         if method == "server/discover" and server.modern:
             kept = {"ttlMs": 0, "cacheScope": "private"}
-            named = {"supportedVersions": ["2026-07-28"], "capabilities": capabilities, "serverInfo": info}
+            meta = {"io.modelcontextprotocol/serverInfo": info}
+            named = {"supportedVersions": ["2026-07-28"], "capabilities": capabilities, "_meta": meta}
             return Answer({**named, **extra, **kept})
         if method == "initialize" and not server.modern:
             named = {"protocolVersion": params["protocolVersion"], "capabilities": capabilities, "serverInfo": info}

@@ -265,7 +265,7 @@ class Sidecar:
         self._report(changes, replaced)
 
     def _report(self, changes: Changes, replaced: set[str]) -> None:
-        self.reloading.succeed(changes)
+        self.reloading.succeed()
         self.catalogue.config_reloads.labels("ok").inc()
         self.catalogue.config_in_use(self.config.config_hash())
         self.log.info(

@@ -38,6 +38,9 @@ class Reload:
         self.last_refusal: list[str] = []
         """The problems of the newest config, if it was refused."""
         self.needs_restart: set[str] = set()
+        """Settings in which the config in use differs from the one that the process began with, and cannot be used."""
+        self._first: Config | None = None
+        self._restart: set[str] = set()
 
     def compare(self, old: Config, new: Config) -> Changes:
         """What is different."""
@@ -57,6 +60,11 @@ class Reload:
                 changes.replaced.add(name)
             changes.needs_restart |= found.needs_restart
         changes.changed |= {f"servers.{name}" for name in old.enabled_servers if name not in new.enabled_servers}
+        self._first = self._first or old
+        assert isinstance(self._first, Snapshot)
+        since_start = Changes()
+        _compare(self._first, new, "", since_start, skip={"servers"})
+        self._restart = since_start.needs_restart
         return changes
 
     def refuse(self, error: ConfigError) -> None:
@@ -64,11 +72,11 @@ class Reload:
         self.refused += 1
         self.last_refusal = [f"{problem.path}: {problem.message}" for problem in error.problems]
 
-    def succeed(self, changes: Changes) -> None:
+    def succeed(self) -> None:
         """The new config is in use."""
         self.succeeded += 1
         self.last_refusal = []
-        self.needs_restart |= changes.needs_restart
+        self.needs_restart = self._restart
 
 
 def _compare(old: Snapshot, new: Snapshot, path: str, changes: Changes, skip: set[str] | None = None) -> None:

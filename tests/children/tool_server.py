@@ -93,7 +93,8 @@ def answer(message):
         version = params["protocolVersion"]
         result = {"protocolVersion": version, "capabilities": capabilities, "serverInfo": info}
     elif method == "server/discover" and OPTIONS.modern:
-        result = {"supportedVersions": ["2026-07-28"], "capabilities": capabilities, "serverInfo": info, **extra}
+        meta = {"io.modelcontextprotocol/serverInfo": info}
+        result = {"supportedVersions": ["2026-07-28"], "capabilities": capabilities, "_meta": meta, **extra}
     elif method == "ping":
         result = {}
     elif method == "tools/list":

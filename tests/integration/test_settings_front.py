@@ -308,6 +308,7 @@ def test_grace_period_bounds_the_drain(tmp_path: Path) -> None:
             sidecar.process.send_signal(signal.SIGTERM)
             answer = held.result()
             assert 0.25 < time.monotonic() - began < 5
+        assert sidecar.process.wait(20) == 0
         assert answer.status == 503
         assert answer.answer["error"]["data"]["reason"] == "shutting_down"
 

@@ -61,11 +61,11 @@ class ProcessMetrics:
 
 
 def process_started() -> float:
-    """When this process was started, in seconds since the epoch, some hundredths too early rather than too late."""
+    """When this process was started, in seconds since the epoch, a hundredth too late rather than too early."""
     with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
         ticks = int(file.read().rpartition(")")[2].split()[19])
     uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK") - 0.02
+    return time.time() - uptime + (ticks + 1) / os.sysconf("SC_CLK_TCK")
 
 
 def _cpu_seconds() -> float:

@@ -13,6 +13,7 @@ import asyncio
 import enum
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 
@@ -117,6 +118,8 @@ class Slot:
         self._retire_reason: str | None = None
         self._drain_end = float("inf")
         self._again = 0
+        self._starting: asyncio.Timeout | None = None
+        """What bounds the start that is under way."""
 
     # --- from others; all of it only leaves a message for the owner
 
@@ -136,6 +139,8 @@ class Slot:
             self._retire_reason = reason
             if self.state is SlotState.READY:
                 self._become(SlotState.DRAINING)
+            if self._starting is not None:
+                self._starting.reschedule(asyncio.get_running_loop().time())  # nobody needs it any more
         self._wake.set()
 
     @property
@@ -199,7 +204,14 @@ class Slot:
         reason = "exit"
         self._become(SlotState.STARTING)
         try:
-            async with self._limiter.permit():
+            async with AsyncExitStack() as held:
+                try:
+                    async with asyncio.timeout(None) as self._starting:
+                        await held.enter_async_context(self._limiter.permit())
+                except TimeoutError:
+                    return
+                finally:
+                    self._starting = None
                 if self._retire_reason is not None:
                     return
                 self._counters.starts += 1
@@ -244,7 +256,7 @@ class Slot:
         self.start_failed = True
         error: CallError
         try:
-            async with asyncio.timeout(self.settings.start_timeout):
+            async with asyncio.timeout(self.settings.start_timeout) as self._starting:
                 await mux.channel.open()
                 await self._on_started(mux)
         except StartError as start_error:
@@ -258,6 +270,9 @@ class Slot:
             error = _not_started(call_error.message)
             self._counters.start_failures["handshake"] += 1
         except TimeoutError:
+            if self._retire_reason is not None:
+                self.start_failed = False
+                return True
             seconds = self.settings.start_timeout
             error = _not_started(f"no answer within {seconds:g} s")
             self._counters.start_failures["timeout"] += 1
@@ -269,6 +284,8 @@ class Slot:
             self.start_failed = False
             self._again = 0
             return False
+        finally:
+            self._starting = None
         self.error = error
         return False
 
