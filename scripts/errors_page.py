@@ -176,9 +176,8 @@ label `side` of `outrigger_errors_total`.
 REFUSED = """
 ## Refused before it was a call
 
-Requests that were not read to the end of their JSON-RPC message have no id to answer under: it is `null`. Where the
-listener refuses (everything about HTTP itself), the body is a JSON-RPC error with the code below. A refused Host, Origin or token
-and a path that names no server have the status and the JSON-RPC code -32600. A request of a legacy session that is too
+Requests that were not read to the end of their JSON-RPC message have no id to answer under: it is `null`. The
+body is a JSON-RPC error with the code below; a path that names no server has 404 and -32600. A request of a legacy session that is too
 large is answered under its id, with HTTP 200, where the id is found at either end of it.
 
 """
@@ -240,7 +239,7 @@ A Host that is not allowed:
 HTTP/1.1 421
 content-type: application/json
 
-{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"this Host is not served here; see allowedHosts"}}
+{"jsonrpc":"2.0","id":null,"error":{"code":-31108,"message":"this Host is not served here; see allowedHosts","data":{"reason":"host_not_allowed","retryable":false,"maybeExecuted":false}}}
 ```
 
 An error of the server itself, which passes as it is; a modern caller, then a legacy one:

@@ -131,5 +131,5 @@ def test_the_gate_counts_refusals() -> None:
     assert gate.principal(_request({})) == ("", None)
     refused = gate.refusal(_request({b"host": b"evil.example"}))
     assert refused is not None
-    assert refused[0] == 421
+    assert refused.status == 421
     assert gate.refusals == {"host_not_allowed": 1}

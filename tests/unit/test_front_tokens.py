@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mcp_sidecar.front.gate import FrontGate
+from mcp_sidecar.front.refusal import Fault, Refusal
 from mcp_sidecar.front.hosts import HostPolicy
 from mcp_sidecar.front.request import Request
 from mcp_sidecar.front.tokens import BearerTokens, TokenFile, challenge
@@ -146,13 +147,15 @@ def _request(headers: dict[bytes, bytes], repeated: frozenset[bytes] = frozenset
 def test_the_gate_asks_for_a_token(tokens: BearerTokens) -> None:
     gate = FrontGate(HostPolicy(), tokens)
     admitted = gate.principal(_request({b"authorization": b"Bearer alice-token"}))
-    assert admitted is not None
+    assert isinstance(admitted, tuple)
     name, tools = admitted
     assert name == "alice"
     assert tools is not None
     assert tools("read_file")
-    assert gate.principal(_request({})) is None
-    assert gate.principal(_request({b"authorization": b"Bearer no"})) is None
+    for headers in ({}, {b"authorization": b"Bearer no"}):
+        refused = gate.principal(_request(headers))
+        assert isinstance(refused, Refusal)
+        assert (refused.status, refused.fault) == (401, Fault.UNAUTHORIZED)
     twice = frozenset({b"authorization"})
-    assert gate.principal(_request({b"authorization": b"Bearer alice-token"}, twice)) is None
+    assert isinstance(gate.principal(_request({b"authorization": b"Bearer alice-token"}, twice)), Refusal)
     assert gate.refusals == {"unauthorized": 3}

@@ -17,6 +17,7 @@ from mcp_sidecar.errors import CallError, Reason, Rejected
 from mcp_sidecar.front import legacy, modern
 from mcp_sidecar.front.admission import ToolFilter, ToolPolicy, accepts, forwarded, identity_of, is_json
 from mcp_sidecar.front.answer import Answer, shutting_down
+from mcp_sidecar.front.refusal import Refusal
 from mcp_sidecar.front.request import Request
 from mcp_sidecar.front.sessions import Session, Sessions
 from mcp_sidecar.front.silence import STREAM_AFTER, Silence
@@ -41,13 +42,13 @@ class Recorder(Protocol):
 
 
 class Gate(Protocol):
-    """Hosts, origins and credentials: what a request must show before it is looked at."""
+    """Hosts, origins and credentials: what a request must show before it is looked at (gate.py)."""
 
-    def refusal(self, request: Request) -> tuple[int, str, tuple[tuple[bytes, bytes], ...]] | None:
-        """HTTP status, message and headers of a refusal; None where host and origin are allowed."""
+    def refusal(self, request: Request) -> Refusal | None:
+        """Why a request is not looked at; None where host and origin are allowed."""
 
-    def principal(self, request: Request) -> tuple[str, ToolFilter | None] | None:
-        """Name and tool filter of who asks; None where credentials are needed and missing or wrong."""
+    def principal(self, request: Request) -> tuple[str, ToolFilter | None] | Refusal:
+        """Name and tool filter of who asks; a refusal where credentials are needed and missing or wrong."""
 
 
 class Caller:
@@ -109,20 +110,15 @@ class Endpoint:
         """Answer one HTTP request."""
         refused = self._gate.refusal(request)
         if refused is not None:
-            status, message, extra = refused
-            body = envelope.error_response(b"null", envelope.error_object(envelope.INVALID_REQUEST, message))
-            request.respond(status, body, headers=extra)
+            request.respond(refused.status, refused.body, headers=refused.headers)
             return
         server = self._paths.get(request.path)
         if server is None:
             self._not_found(request)
             return
         admitted = self._gate.principal(request)
-        if admitted is None:
-            body = envelope.error_response(
-                b"null", envelope.error_object(envelope.INVALID_REQUEST, "a valid bearer token is needed")
-            )
-            request.respond(401, body, headers=((b"www-authenticate", b"Bearer"),))
+        if isinstance(admitted, Refusal):
+            request.respond(admitted.status, admitted.body, headers=admitted.headers)
             return
         headers = request.headers
         caller = Caller(request, server, identity_of(headers.get(b"authorization")), *admitted)

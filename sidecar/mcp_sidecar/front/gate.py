@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import Counter
 
 from mcp_sidecar.front.hosts import HostPolicy
-from mcp_sidecar.front.refusal import Fault
+from mcp_sidecar.front.refusal import Refusal
 from mcp_sidecar.front.request import Request
-from mcp_sidecar.front.tokens import BearerTokens, ToolFilter
+from mcp_sidecar.front.tokens import BearerTokens, ToolFilter, challenge
 
 _ANYBODY: tuple[str, ToolFilter | None] = ("", None)
 
@@ -25,21 +25,23 @@ class FrontGate:
         self.refusals: Counter[str] = Counter()
         """Refusals by reason."""
 
-    def refusal(self, request: Request) -> tuple[int, str, tuple[tuple[bytes, bytes], ...]] | None:
-        """HTTP status, message and headers of a refusal; None where host and origin are allowed."""
-        refusal = self.hosts.refusal(request)
-        if refusal is None:
-            return None
-        self.refusals[refusal.fault.label] += 1
-        return refusal.status, refusal.message, refusal.headers
+    def refusal(self, request: Request) -> Refusal | None:
+        """Why a request is not looked at; None where host and origin are allowed."""
+        return self._counted(self.hosts.refusal(request))
 
-    def principal(self, request: Request) -> tuple[str, ToolFilter | None] | None:
-        """Name and tool filter of who asks; None where a token is needed and missing, wrong or repeated."""
+    def principal(self, request: Request) -> tuple[str, ToolFilter | None] | Refusal:
+        """Name and tool filter of who asks; a refusal where a token is needed and missing, wrong or repeated."""
         if self.tokens is None:
             return _ANYBODY
         shown = None if b"authorization" in request.repeated else request.headers.get(b"authorization")
         principal = self.tokens.authenticate(shown)
         if principal is None:
-            self.refusals[Fault.UNAUTHORIZED.label] += 1
-            return None
+            refusal = challenge(shown)
+            self._counted(refusal)
+            return refusal
         return principal.name, principal.tools
+
+    def _counted(self, refusal: Refusal | None) -> Refusal | None:
+        if refusal is not None:
+            self.refusals[refusal.fault.label] += 1
+        return refusal
