@@ -138,7 +138,11 @@ def test_a_stale_question_stops_no_clock_for_ever() -> None:
         time.sleep(1)
         caller.respond(question["id"], result={})
         assert slow.answer()["result"]
-        assert caller.call("wait", name="x").answer()["error"]["data"]["reason"] == "attempt_timeout"
+        waiting = caller.call("wait", name="x", meta={"progressToken": 1})
+        waiting.until("notifications/progress")
+        caller.call("say", messages=[{"id": "fresh", "method": "roots/list"}]).wait()
+        caller.respond("fresh", result={})
+        assert waiting.answer()["error"]["data"]["reason"] == "attempt_timeout"
         # what the server takes back is passed on, and stops no clock either
         messages = [
             {"id": "q", "method": "roots/list"},

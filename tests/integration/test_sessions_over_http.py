@@ -123,7 +123,8 @@ def test_a_session_outlives_the_sidecar(server: HttpServerProcess, tmp_path: obj
 def test_a_lost_session_that_holds_nothing_is_begun_anew_in_silence(server: HttpServerProcess) -> None:
     with running({"servers": {"s": {"url": server.url, "sessions": "Stateless"}}}) as sidecar:
         caller = Caller(sidecar.url(), version=LEGACY).open({"elicitation": {}})
-        before = seen(caller)[-1][1]
+        requests = seen(caller)
+        before, opened = requests[-1][1], [method for method, _ in requests].count("initialize")
         server.forget()
         exchanges = [caller.call("echo", text=str(n)) for n in range(5)]
         assert [each.answer()["result"]["content"][0]["text"] for each in exchanges] == list("01234")
@@ -132,6 +133,7 @@ def test_a_lost_session_that_holds_nothing_is_begun_anew_in_silence(server: Http
         assert after != before
         assert requests.count(["notifications/initialized", after]) == 1
         begun = [method for method, session in requests if method == "initialize"]
+        assert len(begun) == opened + 1, "five calls lost one session: it is begun anew once"
         server.forget()
         assert caller.notify("notifications/roots/list_changed").status == 202
         server.forget()
