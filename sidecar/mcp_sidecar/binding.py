@@ -172,6 +172,12 @@ class UnitMetrics:
             attempts = catalogue.connection_attempts
             attempts.labels(name, "failed").value = self._total("unopened", owner=pool, value=failed)
             attempts.labels(name, "ok").value = self._total("opened", owner=pool, value=counters.starts - failed)
+            dropped = counters.stderr_dropped + sum(
+                slot.mux.channel.stderr_dropped
+                for slot in pool.slots
+                if slot.mux is not None and isinstance(slot.mux.channel, ChildChannel)
+            )
+            catalogue.child_stderr_dropped.labels(name).value = self._total("stderr", owner=pool, value=dropped)
             restarts = self._total("restarts", owner=pool, value=counters.restarts)
             catalogue.child_restarts.labels(name).value = restarts
             for kind, count in counters.exits.items():
@@ -200,5 +206,3 @@ class UnitMetrics:
         catalogue.child_cpu.labels(name).value = self._totals.setdefault(("cpu",), Total()).of(cpu)
         catalogue.child_resident.labels(name).set(sum(one.resident_bytes for one in used.values()))
         catalogue.child_open_fds.labels(name).set(sum(one.open_fds for one in used.values()))
-        dropped: dict[Hashable, float] = {channel: channel.stderr_dropped for channel in channels}
-        catalogue.child_stderr_dropped.labels(name).value = self._totals.setdefault(("stderr",), Total()).of(dropped)

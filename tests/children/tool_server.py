@@ -70,6 +70,9 @@ def call(name, arguments, meta):
         for number in range(arguments.get("lines", 1)):
             sys.stderr.write(arguments["text"].format(number=number) + "\n")
         sys.stderr.flush()
+    elif name == "garbage":
+        with LOCK:
+            sys.stdout.write("Processing request...\n")
     elif name == "count":
         note("count")
     elif name == "progress":

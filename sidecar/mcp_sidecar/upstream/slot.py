@@ -64,6 +64,8 @@ class SlotCounters:
         """Durations of the last successful starts; who reads them takes them out."""
         self.life_seconds: deque[float] = deque(maxlen=100)
         """Lives of the last processes that were ready once; as above."""
+        self.stderr_dropped = 0
+        """Lines of stderr that processes which have ended said beyond the rate."""
         self.start_failures: Counter[str] = Counter()
         self.exits: Counter[str] = Counter()
         self.closed: Counter[str] = Counter()
@@ -343,6 +345,7 @@ class Slot:
         if isinstance(channel, ChildChannel) and channel.pid is not None:
             self._counters.exits[channel.exit_kind] += 1
             self.last_lines = channel.last_lines
+            self._counters.stderr_dropped += channel.stderr_dropped
         self.mux = None
 
     def _become(self, state: SlotState) -> None:
