@@ -117,6 +117,7 @@ class Handler(BaseHTTPRequestHandler):
             self.begin()
             self.event({"id": number, "method": "elicitation/create", "params": {"message": "?"}})
             self.event({"id": id, "result": text(answers.get(timeout=20)["result"])})
+        return None
 
     def modern(self, message):
         id, params = message.get("id"), message.get("params") or {}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mcp_sidecar.front.gate import FrontGate
-from mcp_sidecar.front.refusal import Fault, Refusal
 from mcp_sidecar.front.hosts import HostPolicy
+from mcp_sidecar.front.refusal import Fault, Refusal
 from mcp_sidecar.front.request import Request
 from mcp_sidecar.front.tokens import BearerTokens, TokenFile, challenge
 
