@@ -103,7 +103,11 @@ class Sessions(Section):
     )
     lifetime: Duration = setting(DAY, "A session ends after this.", ge=1, le=30 * DAY)
     idle_timeout: Duration = setting(
-        1800.0, "A session without calls is closed after this, its process (PerSession) too.", ge=1, le=30 * DAY
+        1800.0,
+        "A session without calls or streams is let go after this: with PerSession its process ends and it is over, "
+        "else it goes on when it is used again, without its subscriptions.",
+        ge=1,
+        le=30 * DAY,
     )
 
 
