@@ -38,7 +38,7 @@ test-unit: venv ## The quick tests only
 
 .PHONY: lint
 lint: venv ## ruff, mypy, import contracts, gofmt and vet, generated files up to date
-	@$(BIN)/ruff check .
+	@$(BIN)/ruff check --no-cache .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo

@@ -81,7 +81,8 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Flapping]
 @pytest.mark.timeout(120)
 def test_a_server_that_flaps(server: Flapping, tmp_path: Path) -> None:
     pause = threading.Event()
-    with running({"servers": {"echo": server.settings}, "audit": {"enabled": False}, "log": {"calls": False}}) as sidecar:
+    config = {"servers": {"echo": server.settings}, "audit": {"enabled": False}, "log": {"calls": False}}
+    with running(config) as sidecar:
         record = tmp_path / "told"
         callers = Callers(sidecar.url(), "modern", record, tools="write,echo", connections=8, ms=2, prefix="flap")
         try:

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from storm import Call, Executions, read_calls, violations
 
 OK = Call("write", "k-1", "ok", 200, 0, {}, "")
