@@ -89,6 +89,9 @@ func (c *caller) judge(status int, id int64) outcome {
 	if err := json.Unmarshal(c.answer, &message); err != nil {
 		return outcome{"http", fmt.Sprintf("%d %.120q", status, c.answer)}
 	}
+	if message.Error != nil && (len(message.ID) == 0 || string(message.ID) == "null") {
+		return outcome{"http", fmt.Sprintf("%d %.120q", status, c.answer)} // an error that is addressed to nobody
+	}
 	if !bytes.Equal(message.ID, number) {
 		return outcome{"wrong", fmt.Sprintf("asked %d: %d %.200s", id, status, c.answer)}
 	}
