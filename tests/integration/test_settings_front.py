@@ -135,13 +135,23 @@ def test_max_calls_per_connection_bounds_a_batch(strict: SidecarProcess) -> None
     assert "1 to 2 messages" in refused.body.decode()
 
 
-def test_max_sessions(strict: SidecarProcess) -> None:
+def test_max_sessions(strict: SidecarProcess, tmp_path: Path) -> None:
     def open_one() -> dict[str, Any]:
         return HttpClient(strict.url(), modern=False).request("initialize", INITIALIZE).answer
 
-    answers = [open_one() for _ in range(4)]
-    assert answers[-1]["error"]["data"]["reason"] == "too_many_sessions"
+    assert all("result" in open_one() for _ in range(4)), "one that nobody uses gives way"
     assert strict.status()["front"]["sessions"] == 3
+    release = str(tmp_path / "release")
+    busy = [Caller(strict, modern=False).open() for _ in range(3)]
+    threads = [threading.Thread(target=caller.answer, args=("wait",), kwargs={"path": release}) for caller in busy]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: strict.status()["servers"]["s"]["bulkhead"]["inFlight"] == 3)
+    assert open_one()["error"]["data"]["reason"] == "too_many_sessions"
+    Path(release).touch()
+    for thread in threads:
+        thread.join(10)
+    eventually(lambda: "result" in open_one())
 
 
 async def in_process(config: dict[str, Any]) -> app.Sidecar:
