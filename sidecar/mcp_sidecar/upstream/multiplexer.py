@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from mcp_sidecar.errors import CallError, Delivery, Reason, UpstreamError
 from mcp_sidecar.pipeline.call import Call, Reply
@@ -224,7 +224,12 @@ class Multiplexer:
             self.late_answers += 1
             self.suspicion.alive()
             return
-        if raw in (b"null", b"") and message.error is not UNSET and self._sole() == self._last_sent >= 0:
+        if (
+            raw in (b"null", b"")
+            and isinstance(message.error, Raw)
+            and envelope.is_error(bytes(message.error))
+            and self._sole() == self._last_sent >= 0
+        ):
             # The server could not read the last thing we sent, and that was the only request that waits.
             self._pending.pop(self._last_sent).answer(message)
             return
