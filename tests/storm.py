@@ -100,10 +100,11 @@ class Callers:
         ms: int,
         prefix: str,
         seconds: float = 540,
+        pause: str = "0s",
     ) -> None:
         self.record = record
         command = [str(echo_server.build("load")), "--url", url, "--era", era, "--tools", tools, "--ms", str(ms)]
-        command += ["--connections", str(connections), "--duration", "540s", "--keys", prefix]
+        command += ["--connections", str(connections), "--duration", "540s", "--keys", prefix, "--pause", pause]
         self.process = subprocess.Popen([*command, "--record", str(record)], stdout=subprocess.PIPE)
 
     def stop(self, timeout: float = 90) -> dict[str, Any]:

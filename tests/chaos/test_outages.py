@@ -84,7 +84,9 @@ def test_a_server_that_flaps(server: Flapping, tmp_path: Path) -> None:
     config = {"servers": {"echo": server.settings}, "audit": {"enabled": False}, "log": {"calls": False}}
     with running(config) as sidecar:
         record = tmp_path / "told"
-        callers = Callers(sidecar.url(), "modern", record, tools="write,echo", connections=8, ms=2, prefix="flap")
+        # callers that rest between calls, else those that are refused at once would outnumber all others
+        calling = {"tools": "write,echo", "connections": 16, "ms": 2, "prefix": "flap", "pause": "20ms"}
+        callers = Callers(sidecar.url(), "modern", record, **calling)
         try:
             for _ in range(FLAPS):
                 pause.wait(UP)

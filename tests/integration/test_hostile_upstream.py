@@ -17,7 +17,7 @@ from hostile import LegacySession, ask, attacked, begin, files, messages, modern
 CHILD = str(Path(__file__).parent.parent / "children" / "hostile.py")
 SECRET = b"hunter2-hunter2-hunter2"
 PLAIN: dict[str, Any] = {
-    "timeout": "1s",
+    "timeout": "1500ms",
     "circuitBreaker": {"enabled": False},
     "retry": {"maxRetries": 0},
     "restart": {"backoffBase": "10ms", "backoffMax": "10ms"},
@@ -176,8 +176,8 @@ async def test_http() -> None:
                 assert not {"set-cookie", "x-evil", "mcp-session-id", "location"} & set(headers), name
                 assert SECRET not in data, name
                 # the next call is none the worse for it
-                status, _, data = await ask(sidecar, modern("tools/call", {"name": "t", "arguments": {"n": name}}))
-                assert (status, data.split(b'"result":')[1]) == (200, result(b"", {"n": name}).split(b'"result":')[1])
+                _, _, data = await ask(sidecar, modern("tools/call", {"name": "t", "arguments": {"n": name}}))
+                assert data == result(b"1", {"n": name}), (name, data)
             assert told == {name: expected for name, (_, expected) in faults.items()}
             assert not any(SECRET in line for line in [*sidecar.stderr, *sidecar.stdout])
             assert SECRET not in sidecar.admin("/status")[1]
@@ -253,7 +253,7 @@ async def test_stdio(server_era: str) -> None:
                 assert message["result"]["content"][0]["text"] == f"after {do}", (era, do)
         assert files(sidecar) <= before + 4
         assert rss(sidecar) < memory + 60
-        assert sum(map(len, sidecar.stderr)) < 300_000
+        assert sum(map(len, sidecar.stderr)) < 1_000_000  # of 2 MB that the server wrote to its own
 
 
 def request(era: str, session: LegacySession, arguments: dict[str, Any], id: int) -> bytes:
