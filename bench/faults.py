@@ -35,7 +35,7 @@ PATIENCE = 8
 """Seconds a caller waits for its answer."""
 
 FAULTS: dict[str, tuple[str, int, tuple[str, ...]]] = {
-    "5 % refused: 500, 502, 503, 429": ("refused", 20, (HTTP, STDIO)),
+    "5 % refused": ("refused", 20, (HTTP, STDIO)),
     "−32603 after the tool ran, 5 %": ("internal", 20, (HTTP, STDIO)),
     "1 % never answered": ("silent", 100, (HTTP, STDIO)),
     "process exits mid-call, 2 %": ("exit", 50, (STDIO,)),

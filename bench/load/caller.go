@@ -89,7 +89,7 @@ func (c *caller) judge(status int, id int64) outcome {
 	if err := json.Unmarshal(c.answer, &message); err != nil {
 		return outcome{"http", fmt.Sprintf("%d %.120q", status, c.answer)}
 	}
-	if message.Error != nil && (len(message.ID) == 0 || string(message.ID) == "null") {
+	if _, err := strconv.Atoi(string(message.ID)); err != nil && message.Error != nil {
 		return outcome{"http", fmt.Sprintf("%d %.120q", status, c.answer)} // an error that is addressed to nobody
 	}
 	if !bytes.Equal(message.ID, number) {
