@@ -18,6 +18,8 @@ from mcp_sidecar.errors import CallError
 from mcp_sidecar.pipeline.breaker import Breaker, State
 
 _FIRST_RETRY: Final = 0.5
+_FIRST_PROBE: Final = 0.25
+"""Seconds between the first two probes of an open breaker; doubled up to `probe_interval`."""
 _MAX_RETRY: Final = 30.0
 
 
@@ -101,6 +103,7 @@ class HealthCheck:
         """Check until cancelled."""
         pause = 0.0
         retry = _FIRST_RETRY
+        trial = _FIRST_PROBE
         while True:
             await self._sleep(pause)
             settings = self.settings
@@ -117,8 +120,12 @@ class HealthCheck:
             if passed and self._breaker.state is State.OPEN:
                 self._breaker.probe_succeeded()
             if self._breaker.state is State.OPEN and settings.probe_interval > 0:
-                pause = self._jitter(settings.probe_interval)
-            elif passed:
+                # most outages are short: the first probes come sooner
+                pause = self._jitter(min(trial, settings.probe_interval))
+                trial *= 2
+                continue
+            trial = _FIRST_PROBE
+            if passed:
                 retry = _FIRST_RETRY
                 pause = self._jitter(settings.interval)
             elif self.answered:

@@ -85,7 +85,10 @@ class CircuitBreaker(Section):
     )
     half_open_permits: int = setting(3, "Calls let through to try, all of which must succeed.", ge=1, le=100)
     probe_interval: Duration = setting(
-        2.0, "While open, how often the server is probed in the background; 0 turns the probe off.", ge=0, le=3600
+        2.0,
+        "While open, how often the server is probed in the background, sooner at first; 0 turns the probe off.",
+        ge=0,
+        le=3600,
     )
 
 
