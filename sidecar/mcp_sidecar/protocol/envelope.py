@@ -153,7 +153,7 @@ def is_batch(body: bytes) -> bool:
 def valid_id(raw: bytes) -> bool:
     """Whether raw JSON is a string or an integer, the ids MCP allows."""
     first = raw[:1]
-    if first == b'"':
+    if first == b'"' or raw.isdigit():
         return True
     return (first.isdigit() or first == b"-") and not any(c in b".eE" for c in raw)
 
