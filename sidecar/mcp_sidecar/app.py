@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from mcp_sidecar import __version__, settings
 from mcp_sidecar.binding import SidecarMetrics, UnitMetrics
-from mcp_sidecar.config.loaded import LoadedConfig
+from mcp_sidecar.config.loaded import LoadedConfig, file_hash
 from mcp_sidecar.errors import ConfigError
 from mcp_sidecar.front.admin import AdminHandler
 from mcp_sidecar.front.endpoint import Endpoint
@@ -35,7 +35,7 @@ from mcp_sidecar.telemetry.catalogue import Catalogue
 from mcp_sidecar.telemetry.lines import LineWriter
 from mcp_sidecar.telemetry.log import Level, Log
 from mcp_sidecar.telemetry.metrics import Registry
-from mcp_sidecar.telemetry.process import LoopLag, ProcessMetrics, process_started
+from mcp_sidecar.telemetry.process import LoopLag, ProcessMetrics
 from mcp_sidecar.telemetry.record import CallRecorder
 from mcp_sidecar.unit import ServerUnit
 from mcp_sidecar.upstream.connection_quota import ConnectionQuota
@@ -196,10 +196,10 @@ class Sidecar:
         if path is not None:
             self.watcher.add([path], self.reload)
             try:
-                written = path.stat().st_mtime > process_started()
+                written = file_hash(await asyncio.to_thread(path.read_bytes)) != self.loaded.file_hash
             except OSError:
                 written = False
-            if written:  # perhaps after it was read
+            if written:  # after it was read and before it was watched
                 try:
                     await self.reload()
                 except ConfigError:
@@ -246,7 +246,10 @@ class Sidecar:
                 "the new config is refused; the old one stays in use", problems=[str(p) for p in error.problems]
             )
             raise
-        if changes.nothing or self.shutting_down:
+        if self.shutting_down:
+            return
+        if changes.nothing:
+            self.loaded = loaded  # says the same in another text
             self.reloading.last_refusal = []
             return
         replaced = set(changes.replaced)

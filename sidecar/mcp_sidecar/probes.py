@@ -76,6 +76,7 @@ class SidecarProbes:
             "protocolVersions": [*MODERN_VERSIONS, *STREAMABLE_VERSIONS],
             "config": {
                 "hash": sidecar.config.config_hash(),
+                "fileHash": sidecar.loaded.file_hash,
                 "source": sidecar.loaded.source,
                 "reloads": reload.succeeded,
                 "refusedReloads": reload.refused,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
@@ -26,6 +27,37 @@ FAST = {"secrets": {"pollInterval": "50ms"}}
 
 def reloaded(sidecar: SidecarProcess, count: int = 1) -> None:
     eventually(lambda: sidecar.status()["config"]["reloads"] >= count)
+
+
+def file_hash(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def test_the_hash_is_that_of_the_text_in_use_and_stays_after_a_refused_reload() -> None:
+    config: dict[str, Any] = {"servers": {"s": stdio()}, **FAST}
+    with running(config) as sidecar:
+
+        def shown() -> str:
+            found: str = sidecar.status()["config"]["fileHash"]
+            return found
+
+        def write(text: bytes) -> None:
+            replacement = sidecar.config_path.with_suffix(".new")
+            replacement.write_bytes(text)
+            replacement.replace(sidecar.config_path)
+
+        first = sidecar.config_path.read_bytes()
+        assert shown() == file_hash(first)
+        write(b'{"servers": {"s": {"command": ""}}, "nonsense": 1}')
+        eventually(lambda: sidecar.status()["config"]["refusedReloads"] == 1)
+        assert shown() == file_hash(first)
+        same = first + b"\n// the same settings in another text\n"
+        write(same)
+        eventually(lambda: shown() == file_hash(same))
+        assert sidecar.status()["config"]["lastRefusal"] == []
+        other = json.dumps({**config, "globalTimeout": "31s"}).encode()
+        write(other)
+        eventually(lambda: shown() == file_hash(other))
 
 
 def test_tunables_change_under_load_without_a_dropped_call() -> None:

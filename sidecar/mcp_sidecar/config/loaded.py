@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,12 @@ from mcp_sidecar.errors import Problem
 
 if TYPE_CHECKING:
     from mcp_sidecar.config.document import Config
+
+
+def file_hash(text: bytes) -> str:
+    """16 hex digits of the sha256 of a config's text. Unlike `Config.config_hash` it changes with every byte, so it
+    is for texts without secrets, as the operator's are."""
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,8 @@ class LoadedConfig:
     path: Path | None
     """The file to watch for changes; None when the config came from the environment."""
     warnings: tuple[Problem, ...] = ()
+    file_hash: str = ""
+    """Of its text, as `file_hash` makes it: tells the operator which ConfigMap a pod runs."""
     again: Callable[[], LoadedConfig] | None = field(default=None, repr=False, compare=False)
 
     @property

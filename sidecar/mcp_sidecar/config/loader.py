@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mcp_sidecar.config.jsonc import decode
-from mcp_sidecar.config.loaded import LoadedConfig
+from mcp_sidecar.config.loaded import LoadedConfig, file_hash
 from mcp_sidecar.config.overrides import apply_overrides
 from mcp_sidecar.config.parsing import parse
 from mcp_sidecar.errors import ConfigError, Problem
@@ -66,7 +66,7 @@ def load_text(
         raise ConfigError([*problems, *error.problems], source) from None
     if problems:
         raise ConfigError(problems, source)
-    return LoadedConfig(parsed.config, source, path, parsed.warnings)
+    return LoadedConfig(parsed.config, source, path, parsed.warnings, file_hash(data))
 
 
 def _load_file(path: Path, named_by: str, environ: Mapping[str, str], extra: list[Problem]) -> LoadedConfig:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-import time
 from collections.abc import Callable
 
 from mcp_sidecar.telemetry.metrics import Histogram, Registry
@@ -58,14 +57,6 @@ class ProcessMetrics:
     def _open_fds(self) -> int:
         # the listing itself holds one descriptor
         return len(os.listdir(f"{self._proc}/self/fd")) - 1
-
-
-def process_started() -> float:
-    """When this process was started, in seconds since the epoch, a hundredth too late rather than too early."""
-    with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
-        ticks = int(file.read().rpartition(")")[2].split()[19])
-    uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.time() - uptime + (ticks + 1) / os.sysconf("SC_CLK_TCK")
 
 
 def _cpu_seconds() -> float:
