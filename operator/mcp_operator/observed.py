@@ -1,8 +1,8 @@
 """What the operator keeps of the objects it watches: small frozen views, made once from the API's dicts.
 
 An informer holds one view for every object there is, so a view keeps what reconciling, diagnosis and status read and
-nothing else: strings that repeat are interned, messages are cut to `MESSAGE_LIMIT` characters, and of a pod's containers
-only what tells how they fare. Views compare by value: an event that changes nothing here needs no reconcile.
+nothing else: strings that repeat are interned, messages are cut to `MESSAGE_LIMIT` characters, and containers are
+kept only as how they fare. Views compare by value: an event that changes nothing here needs no reconcile.
 
 What a view means is left to others: diagnosis.py says what is wrong, status.py says it to the user.
 """
@@ -138,7 +138,7 @@ class DeploymentView:
 
     @property
     def complete(self) -> bool:
-        """Whether every wanted replica is new and available and no old one is left, as `kubectl rollout status` says."""
+        """Whether every wanted replica is new and available and no old one is left, as `kubectl rollout status`."""
         return self.observed and self.updated >= self.wanted and self.replicas <= self.updated <= self.available
 
 
@@ -286,11 +286,7 @@ def applied(meta: Object) -> str:
     those of the newest manifest.
     """
     for entry in _items(meta, "managedFields"):
-        if (
-            entry.get("manager") == FIELD_MANAGER
-            and entry.get("operation") == "Apply"
-            and not entry.get("subresource")
-        ):
+        if entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply" and not entry.get("subresource"):
             text = json.dumps(entry.get("fieldsV1"), sort_keys=True, separators=(",", ":"))
             return blake2b(text.encode(), digest_size=8).hexdigest()
     return ""
