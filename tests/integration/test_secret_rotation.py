@@ -78,6 +78,60 @@ def test_kubelet_style_swap_is_seen(tmp_path: Path) -> None:
         eventually(lambda: Caller(sidecar).text("env", name="API_TOKEN") == '"second"')
 
 
+def test_a_directory_of_variables_rotates_under_load(tmp_path: Path) -> None:
+    """As the kubelet changes the volume of a Secret: all keys at once, some new, some gone."""
+    volume, versions = tmp_path / "volume", iter(range(1, 100))
+    volume.mkdir()
+
+    def write(**keys: str) -> None:
+        version = volume / f"..v{next(versions)}"
+        version.mkdir()
+        for name, text in keys.items():
+            (version / name).write_text(text)
+        (volume / "..data_tmp").symlink_to(version.name)
+        (volume / "..data_tmp").rename(volume / "..data")
+        for name in keys:
+            if not (volume / name).is_symlink():
+                (volume / name).symlink_to(f"..data/{name}")
+        for link in list(volume.iterdir()):
+            if link.is_symlink() and not link.name.startswith("..") and link.name not in keys:
+                link.unlink()
+
+    write(TOKEN=f"{CANARY}-1", OLD="old-value")
+    config = {"servers": {"s": stdio(envFrom=[{"directory": str(volume)}])}, **FAST}
+    with running(config) as sidecar, Load(sidecar) as load:
+        caller = Caller(sidecar)
+        assert caller.text("env", name="OLD") == '"old-value"'
+        for number in (2, 3):
+            write(TOKEN=f"{CANARY}-{number}", NEW=f"new-value-{number}")
+            eventually(lambda number=number: caller.text("env", name="NEW") == f'"new-value-{number}"')
+            assert caller.text("env", name="TOKEN") == f'"{CANARY}-{number}"'
+            assert caller.text("env", name="OLD") == "null"
+            caller.text("stderr", text=f"my token is {CANARY}-{number}!")
+            load.more()
+        eventually(lambda: len(sidecar.children()) == 1)
+        status = sidecar.admin("/status")[1]
+        pages = status + sidecar.admin("/metrics")[1]
+        assert json.loads(status)["servers"]["s"]["secrets"]["generation"] == 3
+    assert load.failures == []
+    assert CANARY.encode() not in pages + b"".join([*sidecar.stdout, *sidecar.stderr])
+    assert b"my token is ***!" in b"".join(sidecar.stderr)
+
+
+def test_missing_directory_of_variables_is_never_ready_and_heals(tmp_path: Path) -> None:
+    volume = tmp_path / "later"
+    with SidecarProcess({"servers": {"s": stdio(envFrom=[{"directory": str(volume)}])}, **FAST}) as sidecar:
+        problem = eventually(lambda: sidecar.status()["servers"]["s"]["problem"])
+        assert f"there is no directory {volume}" in problem
+        assert str(volume) in sidecar.admin("/readyz")[1].decode()
+        assert Caller(sidecar).reason("echo") == "server_not_ready"
+        assert not sidecar.children(), "never started without its variables"
+        volume.mkdir()
+        (volume / "TOKEN").write_text("here-it-is")
+        sidecar.wait_for("/readyz")
+        assert Caller(sidecar).text("env", name="TOKEN") == '"here-it-is"'
+
+
 def test_bad_new_secret_keeps_the_old_one(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("good-token")

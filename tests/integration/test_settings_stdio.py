@@ -29,8 +29,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sidecar(place: Path) -> Iterator[SidecarProcess]:
     held = str(place / "never")
+    (place / "secret").mkdir()
+    (place / "secret" / "USER").write_text("user-of-the-file\n")
+    (place / "secret" / "HOST").write_text("from-the-file")
+    imported = [{"directory": str(place / "secret"), "prefix": "DB_"}]
     servers = {
         "plain": stdio("--say", "hello", env={"COLOUR": "blue"}, workingDir=str(place)),
+        "imported": stdio(envFrom=imported, env={"DB_HOST": "from-env"}),
         "filtered": stdio(allowedTools=["e*", "pid"], deniedTools=["env", "exit"]),
         "two": stdio(processes=2),
         "own": stdio(isolation="PerSession", maxSessions=2),
@@ -69,6 +74,15 @@ def test_command_and_args_are_run(sidecar: SidecarProcess) -> None:
 
 def test_env_reaches_the_process(sidecar: SidecarProcess) -> None:
     assert Caller(sidecar, "plain").text("env", name="COLOUR") == '"blue"'
+
+
+def test_env_from_reaches_the_process(sidecar: SidecarProcess) -> None:
+    def value(name: str) -> str:
+        return Caller(sidecar, "imported").text("env", name=name)
+
+    assert value("DB_USER") == '"user-of-the-file"'
+    assert value("DB_HOST") == '"from-env"', "env wins"
+    assert value("USER_NAME") == value("USER") == "null"
 
 
 def test_working_dir_is_where_it_runs(sidecar: SidecarProcess, place: Path) -> None:

@@ -203,6 +203,7 @@ SEALED = "fernet:v1:gAAAA"
         ({**COMMAND, "env": {"GITHUB_TOKEN": SEALED}}, None),
         ({**COMMAND, "env": {"GITHUB_TOKEN": {"valueFrom": {"file": "x"}}}}, None),
         ({**COMMAND, "env": {"LOG_LEVEL": "debug"}}, None),
+        ({**COMMAND, "envFrom": [{"directory": "/run/secrets/token"}]}, None),
     ],
 )
 def test_policy_that_secrets_are_sealed_or_in_files(server: dict[str, Any], path: str | None) -> None:

@@ -149,6 +149,84 @@ def test_key_file_of_the_config(tmp_path: Path) -> None:
     assert made.servers["s"].watched() == {tmp_path / "keys"}
 
 
+# envFrom
+
+
+def imported(directory: Path, *entries: dict[str, str], **server: Any) -> ServerSecrets:
+    return secrets({"command": "x", "envFrom": list(entries), **server}, directory, {"MCP_ENCRYPTION_KEY": KEY})
+
+
+def test_every_file_of_a_directory_becomes_a_variable(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for directory in (first, second):
+        directory.mkdir()
+    (first / "USER").write_text("first-user\n")
+    (first / "shared").write_text("first-shared")
+    (first / "EMPTY").write_text("")
+    (first / "SEALED").write_text(Keyring([KEY]).seal("opened", "s"))
+    for name in ("tls.crt", "1ST", ".hidden", "..data_tmp", "WITH SPACE"):
+        (first / name).write_text("no variable")
+    (first / "SUBDIRECTORY").mkdir()
+    (second / "shared").write_text("second-shared")
+    (second / "OWN").write_text("from-the-file")
+    found = imported(tmp_path, {"directory": "first"}, {"directory": str(second)}, env={"OWN": "from-env"})
+    assert found.values().env == {
+        "USER": "first-user",
+        "shared": "second-shared",
+        "EMPTY": "",
+        "SEALED": "opened",
+        "OWN": "from-env",
+    }
+    assert found.watched_directories() == {first, second}
+    assert found.values().secrets >= {"first-user", "second-shared", "opened"}
+
+
+def test_a_prefix_makes_the_name(tmp_path: Path) -> None:
+    (tmp_path / "1ST").write_text("a")
+    (tmp_path / "SECOND").write_text("b")
+    found = imported(tmp_path, {"directory": ".", "prefix": "DB_"})
+    assert found.values().env == {"DB_1ST": "a", "DB_SECOND": "b"}
+
+
+def test_a_directory_that_gives_nothing_closes_the_server(tmp_path: Path) -> None:
+    """The volume of an optional Secret that is not there is an empty directory."""
+    missing = imported(tmp_path, {"directory": "nowhere"})
+    assert missing.failure == f"envFrom[0]: there is no directory {tmp_path / 'nowhere'}"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "tls.crt").write_text("no variable")
+    empty = imported(tmp_path, {"directory": "empty"})
+    assert empty.failure == f"envFrom[0]: no file in {tmp_path / 'empty'} has the name of a variable"
+    (tmp_path / "binary").mkdir()
+    (tmp_path / "binary" / "KEY").write_bytes(b"\xff\xfe")
+    assert "KEY is not UTF-8 text" in str(imported(tmp_path, {"directory": "binary"}).failure)
+    assert "cannot list the directory" in str(imported(tmp_path, {"directory": "binary/KEY"}).failure)
+
+
+async def test_a_directory_is_watched_for_what_comes_changes_and_goes(tmp_path: Path) -> None:
+    place = tmp_path / "v"
+    made = store({"command": "x", "envFrom": [{"directory": str(place)}]}, tmp_path)
+    watcher, changed = Watcher(), list[str]()
+    made.watch(watcher, changed.append)
+    found = made.servers["s"]
+    assert found.failure
+    place.mkdir()
+    (place / "TOKEN").write_text("one-secret")
+    await watcher.look()
+    assert found.values().env == {"TOKEN": "one-secret"}
+    (place / "MORE").write_text("more-secret")
+    (place / "TOKEN").write_text("two-secret")
+    await watcher.look()
+    assert found.values().env == {"TOKEN": "two-secret", "MORE": "more-secret"}
+    (place / "TOKEN").unlink()
+    await watcher.look()
+    assert (found.values().env, found.generation) == ({"MORE": "more-secret"}, 3)
+    assert made.redactor.redact("two-secret more-secret") == "*** ***"
+    (place / "MORE").unlink()
+    await watcher.look()
+    assert found.values().env == {"MORE": "more-secret"}, "what was good stays in use"
+    assert found.failure is not None
+
+
 # MCP_TOKEN_<SERVER> (seed R12)
 
 

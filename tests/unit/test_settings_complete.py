@@ -60,6 +60,8 @@ SHOWN: dict[str, tuple[str, str]] = {
     f"{SERVER}.command": (STDIO, "test_command_and_args_are_run"),
     f"{SERVER}.args": (STDIO, "test_command_and_args_are_run"),
     f"{SERVER}.env": (STDIO, "test_env_reaches_the_process"),
+    f"{SERVER}.envFrom[].directory": (STDIO, "test_env_from_reaches_the_process"),
+    f"{SERVER}.envFrom[].prefix": (STDIO, "test_env_from_reaches_the_process"),
     f"{SERVER}.workingDir": (STDIO, "test_working_dir_is_where_it_runs"),
     f"{SERVER}.url": (HTTP, "test_url_is_where_calls_go"),
     f"{SERVER}.headers": (HTTP, "test_headers_are_sent"),

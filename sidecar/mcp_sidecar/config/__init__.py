@@ -59,7 +59,7 @@ if TYPE_CHECKING:
         show_duration,
         show_size,
     )
-    from mcp_sidecar.config.server import Server
+    from mcp_sidecar.config.server import EnvFrom, Server
     from mcp_sidecar.config.values import SEALED_PREFIX, Reference, Text, Value
     from mcp_sidecar.errors import ConfigError, Problem
 
@@ -74,6 +74,7 @@ _PLACES = {
     "ConfigError": "errors",
     "DURATION_PATTERN": "config.scalars",
     "Duration": "config.scalars",
+    "EnvFrom": "config.server",
     "Front": "config.front",
     "FrontTls": "config.front",
     "Health": "config.resilience",
@@ -137,6 +138,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Duration",
+    "EnvFrom",
     "Front",
     "FrontTls",
     "Health",

@@ -167,7 +167,7 @@ def default(info: FieldInfo) -> str:
         return "defaults" if shown == "{}" and inner_section(info.annotation)[0] else str(shown).replace("{}", "none")
     value = info.default
     unit = next((entry.name for entry in info.metadata if isinstance(entry, Unit)), None)
-    if value is None or value == ():
+    if value is None or value in ((), ""):
         return "none"
     if unit == "duration":
         return f"`{show_duration(value)}`"

@@ -107,13 +107,13 @@ def _without_effect(server: Server, at: Path) -> Iterator[Finding]:
         for name in _PROCESS_ONLY:
             if name in given:
                 yield _error("is for servers over stdio only", (*at, _alias(name)), (*at, "url"))
-        useless: tuple[str, ...] = ("args", "env", "working_dir", "start_timeout", "restart", "stop")
+        useless: tuple[str, ...] = ("args", "env", "env_from", "working_dir", "start_timeout", "restart", "stop")
         why = "has no effect on a server with a url"
     else:
         useless = ("headers", "tls", "connect_timeout", "pool", "allow_link_local", "credentials")
         why = "has no effect on a server without a url"
         if server.command is None:
-            useless += ("args", "env", "working_dir", "stop")
+            useless += ("args", "env", "env_from", "working_dir", "stop")
             why = "has no effect on a server behind a socket"
         if server.isolation == "PerSession" and server.processes > 1:
             yield _error("must be 1 with `isolation: PerSession`", (*at, "processes"), (*at, "isolation"))

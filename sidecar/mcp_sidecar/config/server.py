@@ -33,6 +33,27 @@ Kind = Literal["Stdio", "StreamableHTTP", "SSE", "Socket"]
 STDIO_CONCURRENCY = 100
 
 
+VARIABLE_PREFIX_PATTERN = r"^([A-Za-z_][A-Za-z0-9_]*)?$"
+
+
+class EnvFrom(Section):
+    """Variables of the command from a directory, such as the volume of a Secret or ConfigMap."""
+
+    directory: str = Field(
+        min_length=1,
+        description="Each file in it whose name, behind the prefix, can be a variable's becomes one. Read at each "
+        "start of a process and watched. Missing or without any such file: the server is not ready.",
+        json_schema_extra={"x-reload": "Replaces"},
+    )
+    prefix: str = setting(
+        "",
+        "Put before each name.",
+        pattern=VARIABLE_PREFIX_PATTERN,
+        max_length=253,
+        reload="Replaces",
+    )
+
+
 class Server(Section):
     """One MCP server. Exactly one of `command`, `url` and `socket`."""
 
@@ -48,6 +69,9 @@ class Server(Section):
         "Environment of the command, beside a short allow-list (PATH, HOME, LANG, …) of ours.",
         shown="{}",
         reload="Replaces",
+    )
+    env_from: Annotated[tuple[EnvFrom, ...], Field(strict=False)] = setting(
+        (), "Directories of variables; later ones win over earlier ones, and env over all.", reload="Replaces"
     )
     working_dir: Text | None = setting(None, "Directory the command runs in; by default ours.", reload="Replaces")
     url: Text | None = setting(None, "Endpoint of a server that speaks HTTP, http:// or https://.", reload="Replaces")

@@ -15,6 +15,8 @@ from mcp_sidecar.errors import SecretError
 
 MAX_BYTES = 1 << 20
 """Largest secret file: a Secret object holds no more."""
+MAX_NAMES = 1000
+"""Files of a directory that is read or watched as a whole."""
 
 
 class Files:
@@ -31,18 +33,34 @@ class Files:
             known = self._contents[path] = self._read(path)
         return known
 
-    def text(self, path: Path) -> str:
-        """The content as text without its one trailing newline. Raises SecretError when empty or no text."""
+    def text(self, path: Path, *, empty: bool = False) -> str:
+        """The content as text without its one trailing newline. Raises SecretError when it is no text, and when there
+        is none unless `empty` allows that."""
         try:
             text = self.read(path).decode("utf-8")
         except UnicodeDecodeError:
             raise SecretError(f"the file {path} is not UTF-8 text") from None
         text = text.removesuffix("\n").removesuffix("\r")
-        if not text:
+        if not text and not empty:
             raise SecretError(f"the file {path} is empty")
         if "\0" in text:
             raise SecretError(f"the file {path} holds a NUL character")
         return text
+
+    def names(self, directory: Path) -> list[str]:
+        """The names of the files in `directory`, sorted, those that begin with a dot left out: the kubelet's own links
+        and what editors leave. Raises SecretError where it cannot be listed."""
+        try:
+            base = self._base(directory)
+            found = sorted(name for name in os.listdir(base) if not name.startswith(".") and (base / name).is_file())
+        except FileNotFoundError:
+            raise SecretError(f"there is no directory {directory}") from None
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise SecretError(f"cannot list the directory {directory}: {why}") from None
+        if len(found) > MAX_NAMES:
+            raise SecretError(f"the directory {directory} holds more than {MAX_NAMES} files")
+        return found
 
     def _base(self, directory: Path) -> Path:
         base = self._bases.get(directory)

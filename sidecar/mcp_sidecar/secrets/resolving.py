@@ -48,6 +48,11 @@ class SecretValue:
         return hash(self._text)
 
 
+def open_sealed(text: str, server: str, keys: KeySource, files: Files) -> str:
+    """`text`, opened with the keys of now if it is a sealed value for `server`. Raises SecretError."""
+    return keys.keyring(files).unseal(text, server) if text.startswith(SEALED_PREFIX) else text
+
+
 class ValueSource:
     """One value of one server, ready to be resolved whenever it is needed."""
 
@@ -95,6 +100,4 @@ class ValueSource:
         raise SecretError(f"the environment variable {name} {state}")
 
     def _opened(self, text: str, files: Files) -> str:
-        if not text.startswith(SEALED_PREFIX):
-            return text
-        return self._keys.keyring(files).unseal(text, self._server)
+        return open_sealed(text, self._server, self._keys, files)

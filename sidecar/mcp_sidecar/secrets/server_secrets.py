@@ -7,6 +7,7 @@ there never was a good one, `failure` says why the server is not ready. Each cha
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,12 @@ from mcp_sidecar.errors import SecretError
 from mcp_sidecar.secrets.files import Files
 from mcp_sidecar.secrets.keyring import KeySource
 from mcp_sidecar.secrets.redaction import looks_secret
-from mcp_sidecar.secrets.resolving import ValueSource
+from mcp_sidecar.secrets.resolving import ValueSource, open_sealed
 
 if TYPE_CHECKING:
     from mcp_sidecar.config.server import Server
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,13 @@ class ServerSecrets:
         files = {file for value in values if (file := self._source(value).file) is not None}
         return frozenset(files | set(self._keys.files))
 
+    def watched_directories(self) -> frozenset[Path]:
+        """The directories any change of whose files means a new reading."""
+        return frozenset(self._whole(entry.directory) for entry in self._server.env_from)
+
+    def _whole(self, directory: str) -> Path:
+        return self._directory / Path(directory).expanduser()
+
     def _source(self, value: Value) -> ValueSource:
         return ValueSource(value, self.name, environ=self._environ, keys=self._keys, directory=self._directory)
 
@@ -111,7 +121,9 @@ class ServerSecrets:
                 known.add(found)
             return found
 
-        env = {name: text(value, f"env.{name}") or "" for name, value in server.env.items()}
+        env = self._imported(files)
+        known |= set(env.values())
+        env |= {name: text(value, f"env.{name}") or "" for name, value in server.env.items()}
         headers = [self._header(name, text(value, f"headers.{name}") or "") for name, value in server.headers.items()]
         if self._token is not None:
             token = text(self._token, "token") or ""
@@ -132,6 +144,28 @@ class ServerSecrets:
             headers=tuple(header for header in headers if header[0].decode() not in USELESS_HEADERS),
             secrets=frozenset(known),
         )
+
+    def _imported(self, files: Files) -> dict[str, str]:
+        """The variables of `envFrom`. All of them count as secret: what is in a file was put there for a reason.
+
+        A directory without variables is a failure as a missing one is: the volume of an optional Secret that is not
+        there (yet) is an empty directory, and a server must not run without its credentials.
+        """
+        env: dict[str, str] = {}
+        for index, entry in enumerate(self._server.env_from):
+            directory, place = self._whole(entry.directory), f"envFrom[{index}]"
+            found: dict[str, str] = {}
+            try:
+                for file in files.names(directory):
+                    if _VARIABLE.fullmatch(name := entry.prefix + file):
+                        sealed = files.text(directory / file, empty=True)
+                        found[name] = open_sealed(sealed, self.name, self._keys, files)
+            except SecretError as error:
+                raise SecretError(f"{place}: {error}") from None
+            if not found:
+                raise SecretError(f"{place}: no file in {directory} has the name of a variable")
+            env |= found
+        return env
 
     def _header(self, name: str, value: str) -> tuple[bytes, bytes]:
         if problem := header_problem(name, value):

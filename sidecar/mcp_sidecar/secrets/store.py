@@ -77,9 +77,13 @@ class SecretStore:
         Returns what ends it: a store that is replaced must not go on reading.
         """
         ends = [
-            watcher.add(files, functools.partial(self._changed, name, on_change, on_failure))
+            watcher.add(
+                secrets.watched(),
+                functools.partial(self._changed, name, on_change, on_failure),
+                directories=secrets.watched_directories(),
+            )
             for name, secrets in self.servers.items()
-            if (files := secrets.watched())
+            if secrets.watched() or secrets.watched_directories()
         ]
         return lambda: [end() for end in ends].clear()
 

@@ -14,12 +14,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from mcp_sidecar.errors import ConfigError, SecretError
-from mcp_sidecar.secrets.files import MAX_BYTES
+from mcp_sidecar.secrets.files import MAX_BYTES, MAX_NAMES
 
 Digests = dict[str, bytes]
-
-_MAX_FILES = 1000
-"""Files looked at when a whole directory is watched."""
 
 
 class DirectoryWatch:
@@ -56,7 +53,7 @@ class DirectoryWatch:
         if self.names is not None:
             return sorted(self.names)
         try:
-            return sorted(name for name in os.listdir(base) if not name.startswith(".."))[:_MAX_FILES]
+            return sorted(name for name in os.listdir(base) if not name.startswith(".."))[:MAX_NAMES]
         except OSError:
             return []
 
@@ -87,13 +84,20 @@ class Watcher:
         self._sleep = sleep
         self._entries: list[_Entry] = []
 
-    def add(self, files: Iterable[Path], on_change: Callable[[], Awaitable[None] | None]) -> Callable[[], None]:
-        """Call `on_change` when one of `files` changes, once per look however many did. Returns what ends it.
+    def add(
+        self,
+        files: Iterable[Path],
+        on_change: Callable[[], Awaitable[None] | None],
+        *,
+        directories: Iterable[Path] = (),
+    ) -> Callable[[], None]:
+        """Call `on_change` when one of `files`, or any file of one of `directories`, changes, comes or goes, once per
+        look however many did. Returns what ends it.
 
         `on_change` raises SecretError or ConfigError for a bad new content: that is counted, what it had stays in use,
         and it is called again with the next change.
         """
-        entry = _Entry(files, on_change)
+        entry = _Entry(files, directories, on_change)
         self._entries.append(entry)
         return lambda: self._entries.remove(entry) if entry in self._entries else None
 
@@ -127,15 +131,18 @@ class Watcher:
 
 
 class _Entry:
-    """The files of one `add`, by directory."""
+    """What one `add` named, by directory."""
 
     __slots__ = ("_watches", "on_change")
 
-    def __init__(self, files: Iterable[Path], on_change: Callable[[], Awaitable[None] | None]) -> None:
+    def __init__(
+        self, files: Iterable[Path], directories: Iterable[Path], on_change: Callable[[], Awaitable[None] | None]
+    ) -> None:
         by_directory: dict[Path, set[str]] = {}
         for file in files:
             by_directory.setdefault(file.parent, set()).add(file.name)
         self._watches = [DirectoryWatch(directory, names) for directory, names in by_directory.items()]
+        self._watches += [DirectoryWatch(directory) for directory in directories]
         self.on_change = on_change
 
     def scan(self) -> list[Digests]:
