@@ -18,7 +18,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: ## Make .venv with everything from the lock (PYTHON=python3.13 chooses the interpreter)
@@ -29,8 +29,12 @@ demo: venv ## Two minutes: a real server behind the sidecar, killed and recovere
 	@$(BIN)/python examples/demo.py
 
 .PHONY: test
-test: venv ## Every test: unit, integration, conformance, chaos
+test: venv ## Every test that needs no cluster: unit, integration, conformance, chaos
 	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-cluster
+test-cluster: venv ## The tests against a real Kubernetes API server (its first build takes 5 to 10 minutes)
+	@$(BIN)/python -m pytest tests/cluster $(ARGS)
 
 .PHONY: test-unit
 test-unit: venv ## The quick tests only
@@ -43,7 +47,10 @@ lint: venv ## ruff, mypy, import contracts, gofmt and vet, generated files up to
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@bad=$$("$$($(BIN)/go env GOROOT)/bin/gofmt" -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "not as gofmt has it: $$bad"; exit 1; }
-	@for module in $$(git ls-files '*go.mod'); do (cd "$$(dirname "$$module")" && $(CURDIR)/$(BIN)/go vet ./...); done
+	@# A module without a file of Go (tests/cluster/kubernetes) only names programs to build: vet would find no package.
+	@for module in $$(git ls-files '*go.mod'); do \
+	  folder=$$(dirname "$$module"); [ -z "$$(git ls-files "$$folder/*.go")" ] || (cd "$$folder" && $(CURDIR)/$(BIN)/go vet ./...); \
+	done
 	@$(BIN)/python scripts/generate.py --check
 
 .PHONY: format

@@ -47,15 +47,18 @@ class Authority:
         names: tuple[str, ...] = (),
         expired: bool = False,
         client: bool = False,
+        organizations: tuple[str, ...] = (),
     ) -> tuple[Path, Path]:
-        """Files of a certificate and its key."""
+        """Files of a certificate and its key. To Kubernetes the name is the user, `organizations` are its groups."""
         key = ec.generate_private_key(ec.SECP256R1())
         alternatives: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address(ip)) for ip in ips]
         alternatives += [x509.DNSName(dns) for dns in names]
         use = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
+        subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization) for organization in organizations]
+        subject.append(x509.NameAttribute(NameOID.COMMON_NAME, name))
         builder = (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .subject_name(x509.Name(subject))
             .issuer_name(self.name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())

@@ -1,0 +1,167 @@
+"""What the tests against a Kubernetes API server share: the control plane, `kubectl`, a namespace for each test.
+
+They run only where they are named (`make test-cluster`, or `pytest tests/cluster`), for they start a control plane and
+may first have to build it. The control plane is ours, made on the spot; `OUTRIGGER_TEST_KUBECONFIG` names another, on
+which the tests that must break it are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster import kubeconfigs
+from cluster.api import Api, eventually
+from cluster.control_plane import Cluster, ControlPlane
+from cluster.kubernetes_programs import programs
+
+HERE = Path(__file__).resolve().parent
+CRDS = HERE.parents[1] / "crds"
+EXISTING = os.environ.get("OUTRIGGER_TEST_KUBECONFIG")
+TIMEOUT = 180
+
+Kubectl = Callable[..., str]
+_running = pytest.StashKey[ControlPlane]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "api: needs an API server, no node")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return None if _named(config) else True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not _named(config):
+        terminalreporter.write_line("NOT RUN: tests/cluster (against a real Kubernetes API server): make test-cluster")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE / "api"):
+            item.add_marker("api")
+        if item.path.is_relative_to(HERE) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    # Here and not in a fixture: a first build takes longer than a test may.
+    if any(item.path.is_relative_to(HERE) for item in session.items) and not session.config.option.collectonly:
+        programs(*(["kubectl"] if EXISTING else []))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    cluster = item.session.stash.get(_running, None)
+    if report.failed and cluster is not None:
+        report.sections.append(("control plane", cluster.logs()))
+    return report
+
+
+def _named(config: pytest.Config) -> bool:
+    named = [Path(config.invocation_params.dir, str(argument).split("::")[0]).resolve() for argument in config.args]
+    return any(path.is_relative_to(HERE) for path in named)
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster of this run, with our CRDs, everybody's administrator."""
+    if EXISTING:
+        directory = tmp_path_factory.mktemp("existing-cluster")
+        existing = Cluster(kubeconfigs.read(Path(EXISTING), directory), directory)
+        install_crds(existing.api)
+        yield existing
+        return
+    with ControlPlane() as started:
+        request.session.stash[_running] = started
+        try:
+            install_crds(started.api)
+            yield started
+        finally:
+            del request.session.stash[_running]
+
+
+@pytest.fixture
+def control_plane(cluster: Cluster) -> ControlPlane:
+    """The cluster, for a test that restarts, stops or audits it."""
+    if not isinstance(cluster, ControlPlane):
+        pytest.skip("OUTRIGGER_TEST_KUBECONFIG names a cluster that is not ours to break")
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def api(cluster: Cluster) -> Api:
+    """The administrator's client."""
+    return cluster.api
+
+
+@pytest.fixture(scope="session")
+def kubectl(cluster: Cluster) -> Kubectl:
+    """`kubectl("get", "pods", input=…)` → what it printed. Raises CalledProcessError, with stderr as a note."""
+    program = programs("kubectl")["kubectl"]
+    kubeconfig = cluster.kubeconfig
+
+    def run(*arguments: str, input: str | None = None) -> str:
+        done = subprocess.run(
+            [program, *arguments],
+            env={**os.environ, "KUBECONFIG": str(kubeconfig), "KUBECACHEDIR": str(cluster.directory / "kube-cache")},
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        if done.returncode:
+            error = subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)
+            error.add_note(done.stderr)
+            raise error
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def make_namespace(api: Api) -> Iterator[Callable[..., str]]:
+    """Makes namespaces with the given labels, in which pods must be *restricted*; they go with the test."""
+    made: list[str] = []
+
+    def make(**labels: str) -> str:
+        name = f"test-{uuid.uuid4().hex[:10]}"
+        labels = {"pod-security.kubernetes.io/enforce": "restricted", **labels}
+        api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+        made.append(name)
+        # pods are refused before it is there
+        eventually(lambda: api.get("serviceaccounts", name, "default"), f"the default ServiceAccount of {name}")
+        return name
+
+    yield make
+    for name in made:
+        api.delete("namespaces", None, name)
+
+
+@pytest.fixture
+def namespace(make_namespace: Callable[..., str]) -> str:
+    """A namespace of the test's own."""
+    return make_namespace()
+
+
+def install_crds(api: Api) -> None:
+    """Apply `crds/`, and wait until the API server serves them."""
+    for file in sorted(CRDS.glob("*.yaml")):
+        for manifest in yaml.safe_load_all(file.read_text()):
+            api.apply(manifest)
+            name = manifest["metadata"]["name"]
+
+            def established(name: str = name) -> bool:
+                found = api.get("customresourcedefinitions", None, name) or {}
+                conditions = {one["type"]: one["status"] for one in found.get("status", {}).get("conditions", ())}
+                return conditions.get("Established") == "True"
+
+            eventually(established, f"the CRD {name} established")
