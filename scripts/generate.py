@@ -28,6 +28,13 @@ def config_reference() -> str:
     return reference()
 
 
+def operator_config_reference() -> str:
+    """Every setting of the operator, for people."""
+    from mcp_operator.config_reference import reference
+
+    return reference()
+
+
 def errors() -> str:
     """Every error of the sidecar's own, for callers and for whoever is on call."""
     from errors_page import errors_page
@@ -39,6 +46,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "docs/config.schema.json": config_schema,
     "docs/configuration.md": config_reference,
     "docs/errors.md": errors,
+    "docs/operator-configuration.md": operator_config_reference,
 }
 
 
