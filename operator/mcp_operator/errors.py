@@ -17,9 +17,9 @@
         ├── Throttled               429
         └── Unavailable             5xx, a time-out, a connection that failed
 
-`transient` says whether the same request may succeed later without anybody changing anything. Messages are the API server's own:
-they name fields, never the values of Secrets, since no request of the operator carries any but the session key's
-(and API servers do not quote a Secret's data).
+`transient` says whether the same request may succeed later without anybody changing anything. Messages are the API
+server's own words. They can hold no secret: of all requests only the one that creates a session key carries one, and
+an API server does not quote the data of a Secret.
 """
 
 from __future__ import annotations
