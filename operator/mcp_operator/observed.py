@@ -21,7 +21,9 @@ FIELD_MANAGER = "outrigger"
 SERVER_LABEL = "outrigger.dev/mcpserver"
 CONFIG_HASH_ANNOTATION = "outrigger.dev/config-hash"
 REVISION_ANNOTATION = "deployment.kubernetes.io/revision"
+ENVIRONMENT_CHECKSUM_ANNOTATION = "outrigger.dev/environment-checksum"
 CONFIG_VOLUME = "config"
+SIDECAR_CONTAINER = "sidecar"
 ADMIN_PORT_NAME = "admin"
 DEFAULT_ADMIN_PORT = 9090
 
@@ -103,6 +105,10 @@ class DeploymentView:
     available: int
     config_map: str
     """The ConfigMap that the pod template mounts as its configuration."""
+    image: str
+    """Of the sidecar in the pod template."""
+    environment_checksum: str
+    """The pod template's annotation: which values containers have in their environment."""
     conditions: tuple[ConditionView, ...]
 
     @classmethod
@@ -128,6 +134,10 @@ class DeploymentView:
             ready=_number(status, "readyReplicas"),
             available=_number(status, "availableReplicas"),
             config_map=_config_map(_map(_map(spec, "template"), "spec")),
+            image=_image(_map(_map(spec, "template"), "spec")),
+            environment_checksum=_text(
+                _map(_map(_map(spec, "template"), "metadata"), "annotations"), ENVIRONMENT_CHECKSUM_ANNOTATION
+            ),
             conditions=_conditions(status),
         )
 
@@ -287,7 +297,7 @@ def applied(meta: Object) -> str:
     """
     for entry in _items(meta, "managedFields"):
         if entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply" and not entry.get("subresource"):
-            text = json.dumps(entry.get("fieldsV1"), sort_keys=True, separators=(",", ":"))
+            text = json.dumps([entry.get("fieldsV1"), entry.get("time")], sort_keys=True, separators=(",", ":"))
             return blake2b(text.encode(), digest_size=8).hexdigest()
     return ""
 
@@ -335,6 +345,13 @@ def _config_map(pod_spec: Object) -> str:
     for volume in _items(pod_spec, "volumes"):
         if volume.get("name") == CONFIG_VOLUME:
             return _name(_map(volume, "configMap"), "name")
+    return ""
+
+
+def _image(pod_spec: Object) -> str:
+    for container in _items(pod_spec, "containers"):
+        if container.get("name") == SIDECAR_CONTAINER:
+            return _name(container, "image")
     return ""
 
 

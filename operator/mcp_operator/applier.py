@@ -1,0 +1,215 @@
+"""Makes the objects of an MCPServer as they are wanted: applies what differs, repairs what drifted, prunes the rest.
+
+It remembers what it applied (a digest of the manifest, and the hash of our fields in the API server's answer), so that
+an MCPServer to which nothing happened costs no request; a new process applies everything once, which the API server
+answers without a write. An object of our name that is not ours is never touched (design.md, "Names").
+
+Which objects are wanted is decided by `desired`; what a refusal means for the user, by `status`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mcp_operator.errors import KubeError, NameConflict, OperatorError
+from mcp_operator.inventory import Inventory, Owned
+from mcp_operator.kube.resources import (
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    HORIZONTAL_POD_AUTOSCALERS,
+    NETWORK_POLICIES,
+    POD_DISRUPTION_BUDGETS,
+    POD_MONITORS,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+    Resource,
+    resource_of,
+)
+from mcp_operator.observed import applied as applied_fields
+from mcp_operator.session_key import owned_by, owner_of
+from mcp_operator.store import Key
+
+Manifest = Mapping[str, Any]
+Place = tuple[str, str]
+"""Kind and name."""
+
+APPLIED = (
+    SERVICE_ACCOUNTS,
+    CONFIG_MAPS,
+    SERVICES,
+    NETWORK_POLICIES,
+    POD_DISRUPTION_BUDGETS,
+    HORIZONTAL_POD_AUTOSCALERS,
+    POD_MONITORS,
+    DEPLOYMENTS,
+)
+"""The kinds that are applied, watched and pruned."""
+
+_RESOURCES = {resource.kind: resource for resource in APPLIED}
+
+
+class BeingReplaced(OperatorError):
+    """An object of our name belongs to an MCPServer of the same name that was deleted: it goes any moment."""
+
+    transient = True
+
+
+class ApplyClient(Protocol):
+    """What is needed of the API."""
+
+    async def get(
+        self, resource: Resource, namespace: str, name: str, *, metadata_only: bool = False
+    ) -> dict[str, Any] | None:
+        """The object, None where there is none."""
+
+    async def apply(self, manifest: Manifest) -> dict[str, Any]:
+        """Server-side apply."""
+
+    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> bool:
+        """Delete the object with this uid."""
+
+
+@dataclass(slots=True)
+class _Record:
+    digest: bytes
+    applied: str
+    uid: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one pass over the objects of an MCPServer."""
+
+    written: int = 0
+    refused: KubeError | None = None
+    """The first refusal that will not go away by itself; the other objects were applied."""
+    refused_object: str = ""
+    cluster_ips: tuple[str, ...] = ()
+    """Of the Service, where it was applied in this pass."""
+    config_replaced: bool = False
+    """The content of a ConfigMap that pods mount was changed in place."""
+
+
+@dataclass(slots=True)
+class _Server:
+    uid: str
+    records: dict[Place, _Record] = field(default_factory=dict)
+
+
+class Applier:
+    """Applies and prunes. One pass for an MCPServer at a time."""
+
+    def __init__(self, client: ApplyClient, inventory: Inventory) -> None:
+        self._client = client
+        self._inventory = inventory
+        self._servers: dict[Key, _Server] = {}
+        self.repaired = 0
+        """Objects that somebody else had changed or deleted."""
+
+    def lost(self, key: Key, kind: str, name: str, uid: str) -> None:
+        """A watch says that an object is gone; what was applied is forgotten."""
+        server = self._servers.get(key)
+        if server is not None:
+            record = server.records.get((kind, name))
+            if record is not None and record.uid == uid:
+                del server.records[kind, name]
+                self.repaired += 1
+
+    def forget(self, key: Key) -> None:
+        """The MCPServer is gone."""
+        self._servers.pop(key, None)
+
+    async def apply(
+        self, key: Key, uid: str, manifests: Iterable[Manifest], owned: Owned, confirm: Callable[[], Awaitable[None]]
+    ) -> Outcome:
+        """Apply what is not as it should be, in the order given.
+
+        `confirm` is awaited before the first write. Raises NameConflict before anything is touched, BeingReplaced, and
+        every KubeError that may go away by itself.
+        """
+        server = self._servers.get(key)
+        if server is None or server.uid != uid:
+            server = self._servers[key] = _Server(uid)
+        due: list[tuple[Place, Manifest, bytes]] = []
+        for manifest in manifests:
+            place = (manifest["kind"], manifest["metadata"]["name"])
+            digest = _digest(manifest)
+            record = server.records.get(place)
+            view = owned.applied.get(place)
+            if record is not None and record.digest == digest and (view is None or view.applied == record.applied):
+                continue
+            if record is not None and record.digest == digest:
+                self.repaired += 1
+            due.append((place, manifest, digest))
+        outcome = Outcome()
+        if not due:
+            return outcome
+        await confirm()
+        for place, manifest, _ in due:
+            if place not in server.records and place not in owned.applied:
+                await self._claim(key, uid, resource_of(manifest), place)
+        foundation_refused = False
+        for place, manifest, digest in due:
+            resource = resource_of(manifest)
+            if resource is DEPLOYMENTS and foundation_refused:
+                continue  # its pods could not start
+            existed = place in server.records or place in owned.applied
+            try:
+                answer = await self._client.apply(manifest)
+            except KubeError as error:
+                if error.transient or error.terminating:
+                    raise
+                server.records.pop(place, None)
+                if outcome.refused is None:
+                    outcome.refused, outcome.refused_object = error, f"{place[0]} {place[1]}"
+                foundation_refused = foundation_refused or resource in (CONFIG_MAPS, SERVICE_ACCOUNTS)
+                continue
+            metadata = answer["metadata"]
+            server.records[place] = _Record(digest, applied_fields(metadata), metadata["uid"])
+            outcome.written += 1
+            if resource is SERVICES:
+                outcome.cluster_ips = cluster_ips(answer)
+            elif resource is CONFIG_MAPS and existed:
+                outcome.config_replaced = True
+        return outcome
+
+    async def prune(self, key: Key, manifests: Iterable[Manifest], owned: Owned) -> int:
+        """Delete what is owned and no longer wanted. A ConfigMap stays while a ReplicaSet refers to it."""
+        wanted = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
+        kept = {view.config_map for view in owned.replica_sets}
+        if owned.deployment is not None:
+            kept.add(owned.deployment.config_map)
+        deleted = 0
+        for (kind, name), view in list(owned.applied.items()):
+            if (kind, name) in wanted or view.deleting or (kind == CONFIG_MAPS.kind and name in kept):
+                continue
+            resource = _RESOURCES.get(kind)
+            if resource is not None:
+                await self._client.delete(resource, key[0], name, uid=view.uid)
+                deleted += 1
+        return deleted
+
+    async def _claim(self, key: Key, uid: str, resource: Resource, place: Place) -> None:
+        """The name is free or ours, else NameConflict."""
+        found = await self._client.get(resource, key[0], place[1], metadata_only=True)
+        if found is None or owned_by(found, uid):
+            return
+        owner = owner_of(found)
+        if owner == f"MCPServer {key[1]}":
+            raise BeingReplaced(f"{place[0]} {place[1]} of the deleted MCPServer {key[1]} is not gone yet")
+        raise NameConflict(place[0], place[1], owner)
+
+
+def cluster_ips(service: Mapping[str, Any]) -> tuple[str, ...]:
+    """The addresses of a Service; none where it is headless."""
+    spec = service.get("spec") or {}
+    found = spec.get("clusterIPs") or [spec.get("clusterIP")]
+    return tuple(ip for ip in found if ip and ip != "None")
+
+
+def _digest(manifest: Manifest) -> bytes:
+    return hashlib.blake2b(json.dumps(manifest, sort_keys=True).encode(), digest_size=12).digest()
