@@ -52,9 +52,10 @@ def _event(line: bytes) -> WatchEvent:
     if kind == "ERROR":
         raise status_error(object_, status=500)
     metadata = object_.get("metadata")
-    named = isinstance(metadata, dict) and (kind == "BOOKMARK" or "name" in metadata)
-    if not named or "resourceVersion" not in metadata:
-        raise Unavailable(0, "ProtocolError", "a watch sent an object without metadata")
+    if not isinstance(metadata, dict) or "resourceVersion" not in metadata:
+        raise Unavailable(0, "ProtocolError", "a watch sent an object without a version")
+    if kind != "BOOKMARK" and "name" not in metadata:
+        raise Unavailable(0, "ProtocolError", "a watch sent an object without a name")
     return WatchEvent(kind, object_)
 
 
