@@ -22,6 +22,7 @@ SERVER_LABEL = "outrigger.dev/mcpserver"
 CONFIG_HASH_ANNOTATION = "outrigger.dev/config-hash"
 REVISION_ANNOTATION = "deployment.kubernetes.io/revision"
 ENVIRONMENT_CHECKSUM_ANNOTATION = "outrigger.dev/environment-checksum"
+TEMPLATE_HASH_LABEL = "pod-template-hash"
 CONFIG_VOLUME = "config"
 SIDECAR_CONTAINER = "sidecar"
 ADMIN_PORT_NAME = "admin"
@@ -133,6 +134,7 @@ class DeploymentView:
             updated=_number(status, "updatedReplicas"),
             ready=_number(status, "readyReplicas"),
             available=_number(status, "availableReplicas"),
+            template=template_hash(_map(spec, "template")),
             config_map=_config_map(_map(_map(spec, "template"), "spec")),
             image=_image(_map(_map(spec, "template"), "spec")),
             environment_checksum=_text(
@@ -169,6 +171,7 @@ class ReplicaSetView:
     replicas: int
     ready: int
     available: int
+    template: str
     config_map: str
     conditions: tuple[ConditionView, ...]
 
@@ -189,6 +192,7 @@ class ReplicaSetView:
             replicas=_number(status, "replicas"),
             ready=_number(status, "readyReplicas"),
             available=_number(status, "availableReplicas"),
+            template=template_hash(_map(spec, "template")),
             config_map=_config_map(_map(_map(spec, "template"), "spec")),
             conditions=_conditions(status),
         )
@@ -217,6 +221,8 @@ class ContainerView:
     """Whether it was restarted at least once. The count itself would make a loop of crashes a stream of changes."""
     state: str
     """`waiting`, `running` or `terminated`; empty before the kubelet looked."""
+    since: str
+    """RFC 3339: when the life began that is `running`."""
     reason: str
     """Of `waiting`."""
     message: str
@@ -291,15 +297,28 @@ def applied(meta: Object) -> str:
     """A short hash of the fields that are ours by the last apply; empty where there are none.
 
     The API server takes a field out of the set of a manager when another changes or removes it (server-side apply,
-    "Field management"), so this hash changes with every foreign change of what we apply, and by nothing else: status
-    updates, fields of others and applies without an effect leave it as it is. It never tells whether the fields are
-    those of the newest manifest.
+    "Field management"), so this hash changes with every foreign change of what we apply: status updates, fields of
+    others and applies without an effect leave it as it is. The entry's time is part of it, since an apply under our
+    own name (another replica's, an older one's) may change values and leave the set as it was. It does not tell whether
+    the fields are those of the newest manifest: compare it with that of the answer to the last apply.
     """
     for entry in _items(meta, "managedFields"):
         if entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply" and not entry.get("subresource"):
             text = json.dumps([entry.get("fieldsV1"), entry.get("time")], sort_keys=True, separators=(",", ":"))
             return blake2b(text.encode(), digest_size=8).hexdigest()
     return ""
+
+
+def template_hash(template: Object) -> str:
+    """Tells whether a ReplicaSet has the pod template of its Deployment.
+
+    As the Deployment controller compares them: all of it but the label that it adds itself.
+    """
+    meta = dict(_map(template, "metadata"))
+    meta.pop("creationTimestamp", None)  # null in a Deployment's, by some versions of the API server
+    meta["labels"] = {name: value for name, value in _map(meta, "labels").items() if name != TEMPLATE_HASH_LABEL}
+    text = json.dumps([meta, template.get("spec")], sort_keys=True, separators=(",", ":"))
+    return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _container(status: Object, init: bool) -> ContainerView:
@@ -314,6 +333,7 @@ def _container(status: Object, init: bool) -> ContainerView:
         ready=status.get("ready") is True,
         restarted=_number(status, "restartCount") > 0,
         state=kind,
+        since=_text(_map(state, "running"), "startedAt"),
         reason=_name(waiting, "reason"),
         message=_start(waiting, "message"),
         ended=Ended(
