@@ -285,7 +285,7 @@ class Reconciler:
         self._store.put(found)
 
     async def _refresh_pods(self, key: Key, wanted: Desired, owned: Owned, replaced: bool) -> None:
-        """Make the kubelet look at the ConfigMap now instead of within a minute: it does when a pod's annotations change."""
+        """Make the kubelet look at the ConfigMap now: it does when the annotations of a pod change."""
         reports = self._reports.of(key)
         for pod in owned.pods:
             if pod.config_map != wanted.config_map or pod.config_hash == wanted.config_hash or pod.deleting:

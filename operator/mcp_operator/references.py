@@ -1,4 +1,4 @@
-"""What MCPServers refer to: are the named Secrets and ConfigMaps there, with the keys that are needed, and did they change.
+"""What MCPServers refer to: are the named Secrets and ConfigMaps there, with the keys needed, and did they change.
 
 The operator may get Secrets and never list or watch them, so that it sees only what an MCPServer names (design.md,
 "Secrets"). It therefore reads again: what is missing every 10 s, backing off to a minute, what was found every five

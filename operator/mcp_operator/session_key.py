@@ -78,7 +78,7 @@ class SessionKeys:
         return key
 
     async def given(self, namespace: str, name: str, item: str) -> bytes:
-        """The user's own key, `item` of the Secret `name`; empty where it is missing (References says so). Raises KubeError."""
+        """The user's own key, `item` of the Secret `name`; empty where it is missing. Raises KubeError."""
         place = (namespace, f"{name}/{item}")
         known = self._known.get(place)
         if known is not None and self._clock() < known.due:

@@ -1,0 +1,242 @@
+"""Applying: what is written, what is not, whose objects are left alone, what is pruned."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from mcp_operator.applier import Applier, BeingReplaced
+from mcp_operator.errors import Forbidden, NameConflict, Unavailable
+from mcp_operator.inventory import Inventory
+from mcp_operator.kube.resources import CONFIG_MAPS, DEPLOYMENTS, REPLICA_SETS, SERVICES, Resource
+from mcp_operator.observed import ChildView, DeploymentView, ReplicaSetView
+
+KEY = ("team", "search")
+UID = "u1"
+OWNER = {"apiVersion": "outrigger.dev/v1alpha1", "kind": "MCPServer", "name": "search", "uid": UID, "controller": True}
+
+
+def manifest(api_version: str, kind: str, name: str = "search", **content: object) -> dict:
+    return {
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {
+            "name": name,
+            "namespace": "team",
+            "labels": {"outrigger.dev/mcpserver": "search"},
+            "ownerReferences": [OWNER],
+        },
+        **content,
+    }
+
+
+CONFIG = manifest("v1", "ConfigMap", "search-abc", data={"config.json": "1"})
+SERVICE = manifest("v1", "Service", spec={"ports": []})
+DEPLOYMENT = manifest("apps/v1", "Deployment", spec={"replicas": 1})
+ALL = [CONFIG, SERVICE, DEPLOYMENT]
+VIEWS = {"ConfigMap": (CONFIG_MAPS, ChildView), "Service": (SERVICES, ChildView), "Deployment": (DEPLOYMENTS, DeploymentView)}
+
+
+class Cluster:
+    """Objects, applies that count, and a watch that is played by hand."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], dict] = {}
+        self.writes: list[str] = []
+        self.deleted: list[str] = []
+        self.refusals: dict[str, Exception] = {}
+        self.marked: list[tuple[str, str]] = []
+        self.inventory = Inventory(self.marked.append, lambda *lost: self.applier.lost(*lost))
+        self.applier = Applier(self, self.inventory)
+        self.uids = 0
+        self.confirmed = 0
+
+    async def get(self, resource: Resource, namespace: str, name: str, *, metadata_only: bool = False):
+        return copy.deepcopy(self.objects.get((resource.kind, name)))
+
+    async def apply(self, wanted):
+        kind, name = wanted["kind"], wanted["metadata"]["name"]
+        if kind in self.refusals:
+            raise self.refusals[kind]
+        self.writes.append(f"{kind} {name}")
+        before = self.objects.get((kind, name))
+        self.uids += 1
+        made = copy.deepcopy(wanted)
+        made["metadata"]["uid"] = before["metadata"]["uid"] if before else f"{kind}-{self.uids}"
+        fields = {"f:all": {}}
+        made["metadata"]["managedFields"] = [{"manager": "outrigger", "operation": "Apply", "fieldsV1": fields}]
+        if kind == "Service":
+            made["spec"] = {**made["spec"], "clusterIPs": ["10.0.0.7"]}
+        self.objects[kind, name] = made
+        return copy.deepcopy(made)
+
+    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> bool:
+        assert self.objects[resource.kind, name]["metadata"]["uid"] == uid
+        self.deleted.append(f"{resource.kind} {name}")
+        self.play(resource.kind, name, None)
+        return True
+
+    def play(self, kind: str, name: str, now: dict | None) -> None:
+        """The watch tells of a change."""
+        resource, view = VIEWS[kind]
+        seen = self.inventory.seen(KEY, kind, name)
+        if now is None:
+            self.objects.pop((kind, name), None)
+        else:
+            self.objects[kind, name] = now
+        self.inventory.observer(resource)(None, seen, view.of(now) if now is not None else None)
+
+    def catch_up(self) -> None:
+        for (kind, name), found in list(self.objects.items()):
+            self.play(kind, name, found)
+
+    async def confirm(self) -> None:
+        self.confirmed += 1
+
+    async def run(self, manifests=ALL):
+        return await self.applier.apply(KEY, UID, manifests, self.inventory.of(KEY, UID), self.confirm)
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+async def test_everything_is_applied_once_in_order_and_then_nothing(cluster) -> None:
+    outcome = await cluster.run()
+    assert cluster.writes == ["ConfigMap search-abc", "Service search", "Deployment search"]
+    assert outcome.cluster_ips == ("10.0.0.7",)
+    assert (await cluster.run()).written == 0  # before the watch told anything
+    cluster.catch_up()
+    assert (await cluster.run()).written == 0
+    assert cluster.confirmed == 1
+
+
+async def test_only_what_changed_is_applied_and_a_config_changed_in_place_is_told(cluster) -> None:
+    assert not (await cluster.run()).config_replaced
+    cluster.catch_up()
+    cluster.writes.clear()
+    outcome = await cluster.run([{**CONFIG, "data": {"config.json": "2"}}, SERVICE, DEPLOYMENT])
+    assert cluster.writes == ["ConfigMap search-abc"]
+    assert outcome.config_replaced
+
+
+async def test_a_foreign_change_of_our_fields_is_repaired_and_other_changes_are_not(cluster) -> None:
+    await cluster.run()
+    cluster.catch_up()
+    cluster.writes.clear()
+    theirs = copy.deepcopy(cluster.objects["Service", "search"])
+    theirs["metadata"]["annotations"] = {"theirs": "yes"}
+    cluster.play("Service", "search", theirs)
+    assert (await cluster.run()).written == 0
+    drifted = copy.deepcopy(theirs)
+    drifted["metadata"]["managedFields"][0]["fieldsV1"] = {"f:less": {}}
+    cluster.play("Service", "search", drifted)
+    await cluster.run()
+    assert cluster.writes == ["Service search"]
+    assert cluster.applier.repaired == 1
+
+
+async def test_a_deleted_object_comes_back(cluster) -> None:
+    await cluster.run()
+    cluster.catch_up()
+    cluster.writes.clear()
+    cluster.play("Service", "search", None)
+    assert KEY in cluster.marked
+    await cluster.run()
+    assert cluster.writes == ["Service search"]
+
+
+async def test_a_new_process_applies_what_exists_without_asking_whose_it_is(cluster) -> None:
+    await cluster.run()
+    cluster.catch_up()
+    cluster.writes.clear()
+    cluster.applier.forget(KEY)
+    await cluster.run()
+    assert len(cluster.writes) == 3
+
+
+@pytest.mark.parametrize(
+    "references, owner",
+    [
+        ([], ""),
+        ([{"kind": "Deployment", "name": "web", "uid": "x", "controller": True}], "Deployment web"),
+        ([{"kind": "MCPServer", "name": "other", "uid": "x", "controller": True}], "MCPServer other"),
+    ],
+)
+async def test_an_object_of_our_name_that_is_not_ours_stops_everything_untouched(cluster, references, owner) -> None:
+    theirs = {"metadata": {"name": "search", "uid": "x", "ownerReferences": references}}
+    cluster.objects["Deployment", "search"] = theirs
+    with pytest.raises(NameConflict) as caught:
+        await cluster.run()
+    assert (caught.value.kind, caught.value.name, caught.value.owner) == ("Deployment", "search", owner)
+    assert cluster.writes == []
+    del cluster.objects["Deployment", "search"]
+    assert (await cluster.run()).written == 3
+
+
+async def test_what_a_deleted_mcpserver_of_the_name_left_behind_is_waited_for(cluster) -> None:
+    left = {"kind": "MCPServer", "name": "search", "uid": "u0", "controller": True}
+    cluster.objects["Service", "search"] = {"metadata": {"name": "search", "uid": "x", "ownerReferences": [left]}}
+    with pytest.raises(BeingReplaced):
+        await cluster.run()
+    assert cluster.writes == []
+
+
+async def test_a_refusal_is_told_and_the_rest_applied(cluster) -> None:
+    cluster.refusals["Service"] = Forbidden(403, "Forbidden", "exceeded quota")
+    outcome = await cluster.run()
+    assert (str(outcome.refused), outcome.refused_object) == ("exceeded quota", "Service search")
+    assert cluster.writes == ["ConfigMap search-abc", "Deployment search"]
+    cluster.refusals.clear()
+    outcome = await cluster.run()
+    assert (outcome.refused, outcome.written) == (None, 1)
+
+
+async def test_no_deployment_whose_config_was_refused(cluster) -> None:
+    cluster.refusals["ConfigMap"] = Forbidden(403, "Forbidden", "no")
+    await cluster.run()
+    assert cluster.writes == ["Service search"]
+
+
+async def test_a_failure_that_passes_by_itself_is_raised(cluster) -> None:
+    cluster.refusals["Service"] = Unavailable(503, "ServiceUnavailable", "later")
+    with pytest.raises(Unavailable):
+        await cluster.run()
+    cluster.refusals.clear()
+    await cluster.run()
+    assert cluster.writes == ["ConfigMap search-abc", "Service search", "Deployment search"]
+
+
+async def test_what_is_not_wanted_any_more_is_pruned_and_configs_that_replica_sets_use_are_kept(cluster) -> None:
+    old = manifest("v1", "ConfigMap", "search-old")
+    older = manifest("v1", "ConfigMap", "search-older")
+    await cluster.run([old, older, *ALL])
+    cluster.catch_up()
+    deployment = cluster.inventory.seen(KEY, "Deployment", "search")
+    replica_set = {
+        "metadata": {
+            "name": "search-1",
+            "namespace": "team",
+            "uid": "r1",
+            "labels": {"outrigger.dev/mcpserver": "search"},
+            "ownerReferences": [{"kind": "Deployment", "name": "search", "uid": deployment.uid, "controller": True}],
+        },
+        "spec": {"template": {"spec": {"volumes": [{"name": "config", "configMap": {"name": "search-old"}}]}}},
+    }
+    view = ReplicaSetView.of(replica_set)
+    cluster.inventory.observer(REPLICA_SETS)(None, None, view)
+    await cluster.applier.prune(KEY, [CONFIG, DEPLOYMENT], cluster.inventory.of(KEY, UID))
+    assert cluster.deleted == ["ConfigMap search-older", "Service search"]
+    cluster.inventory.observer(REPLICA_SETS)(None, view, None)
+    await cluster.applier.prune(KEY, [CONFIG, DEPLOYMENT], cluster.inventory.of(KEY, UID))
+    assert cluster.deleted[2:] == ["ConfigMap search-old"]
+
+
+async def test_what_only_bears_our_label_is_not_pruned(cluster) -> None:
+    foreign = manifest("v1", "ConfigMap", "notes")
+    foreign["metadata"].update(uid="x", ownerReferences=[])
+    cluster.play("ConfigMap", "notes", foreign)
+    await cluster.run()
+    await cluster.applier.prune(KEY, ALL, cluster.inventory.of(KEY, UID))
+    assert cluster.deleted == []
