@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Shutdown,
         Token,
     )
+    from mcp_sidecar.config.headers import MANAGED_HEADERS
     from mcp_sidecar.config.json_schema import schema
     from mcp_sidecar.config.loaded import LoadedConfig
     from mcp_sidecar.config.loader import load, load_text
@@ -81,6 +82,7 @@ _PLACES = {
     "Limits": "config.resilience",
     "LoadedConfig": "config.loaded",
     "Log": "config.front",
+    "MANAGED_HEADERS": "config.headers",
     "Metrics": "config.front",
     "NamePatterns": "config.patterns",
     "Parsed": "config.parsing",
@@ -126,6 +128,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "DURATION_PATTERN",
+    "MANAGED_HEADERS",
     "SEALED_PREFIX",
     "SERVER_NAME_PATTERN",
     "SIZE_PATTERN",

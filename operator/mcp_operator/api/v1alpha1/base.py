@@ -34,6 +34,9 @@ ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=NAME_PAT
 LabelName = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_NAME_PATTERN)]
 """A name inside a pod (DNS-1123 label)."""
 
+LabelValue = Annotated[str, Field(max_length=63, pattern=r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")]
+"""The value of a label; may be empty."""
+
 DataKey = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
 """A key of a Secret or ConfigMap; becomes the name of a file."""
 
@@ -53,10 +56,25 @@ class IntOrString:
     """Marks a type that is an integer or a string (`x-kubernetes-int-or-string`)."""
 
 
-Quantity = Annotated[int | Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=64)], IntOrString()]
+class Format:
+    """Marks a string with its format (`date-time`)."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+Labels = dict[str, LabelValue]
+Annotations = dict[str, Annotated[str, Field(max_length=32768)]]
+Quantity = Annotated[
+    Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=64)], IntOrString()
+]
 """An amount such as `500m` or `1Gi`."""
 
-IntOrPercent = Annotated[int | Annotated[str, Field(pattern=r"^([1-9]?[0-9]|100)%$", max_length=4)], IntOrString()]
+IntOrPercent = Annotated[
+    Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^([1-9]?[0-9]|100)%$", max_length=4)], IntOrString()
+]
 """A number or a percentage such as `50%`."""
 
 
@@ -80,7 +98,8 @@ def field(
     keys: tuple[str, ...] = (),
     stored: bool = True,
 ) -> Any:
-    """One field of a part; `...` as the default makes it required.
+    """One field of a part; `...` as the default makes it required; a function of the fields before it
+    computes one.
 
     `change` is inherited from the section above when it is not given. `min_length` and `max_length` count characters,
     items or entries. `shown` says a default in words that is computed from others; `stored=False` keeps a static
@@ -94,6 +113,8 @@ def field(
     given = {name: value for name, value in bounds.items() if value is not None}
     if default is ...:
         return Field(**given)
+    if callable(default):
+        return Field(default_factory=default, **given)
     return Field(default, validate_default=False, **given)
 
 

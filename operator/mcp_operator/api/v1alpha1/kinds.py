@@ -21,6 +21,10 @@ from mcp_operator.api.v1alpha1.references import EnvFromSource, EnvVar, Header, 
 from mcp_sidecar.config import Restart, Server, Stop
 
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
+_PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+URL_PATTERN = rf"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]{{1,253}})(:{_PORT})?([/?][\x21\x22\x24-\x7e]*)?$"
+"""As `mcp_sidecar.config.urls` has it, with http:// and https:// in lower case."""
+
 Transport = Literal["StreamableHTTP", "SSE"]
 
 _TRANSPORT = "How the server speaks HTTP. SSE is the transport of 2024-11-05, with one stream and a separate endpoint."
@@ -57,7 +61,7 @@ class Stdio(Part):
         "the command runs in the sidecar-runtime image.",
         min_length=1,
         max_length=1024,
-        pattern=r"^[^\s]+$",
+        pattern=r"^[\x21-\x7e]+$",
     )
     image_pull_policy: PullPolicy | None = field(None, _PULL)
     isolation: Literal["Shared", "PerSession"] = taken(
@@ -74,7 +78,11 @@ class Stdio(Part):
         change="Rolls",
     )
     max_sessions: int = taken(
-        Server, "max_sessions", description="Processes at most with isolation PerSession, in each pod."
+        Server,
+        "max_sessions",
+        description="Processes at most with isolation PerSession, in each pod.",
+        shown="16",
+        stored=False,
     )
     restart: Restart | None = field(None, "How often a process that ends is started again.", change="Live")
     stop: Stop | None = field(
@@ -85,7 +93,7 @@ class Stdio(Part):
 class Http(Part):
     """A container that speaks MCP over HTTP."""
 
-    image: str = field(..., "Image of the server.", min_length=1, max_length=1024, pattern=r"^[^\s]+$")
+    image: str = field(..., "Image of the server.", min_length=1, max_length=1024, pattern=r"^[\x21-\x7e]+$")
     image_pull_policy: PullPolicy | None = field(None, _PULL)
     command: Items[Argument] = field((), "Replaces the entrypoint of the image.", max_length=64, list_type="atomic")
     args: Items[Argument] = field(
@@ -134,7 +142,7 @@ class Remote(Part):
         "Endpoint of the server, http:// or https://, without user, password and fragment.",
         min_length=1,
         max_length=2048,
-        pattern=r"^https?://[^\s/?#@]+([/?][\x21\x22\x24-\x7e]*)?$",
+        pattern=URL_PATTERN,
     )
     transport: Transport = field("StreamableHTTP", _TRANSPORT)
     headers: Items[Header] = field((), _HEADERS, max_length=64, list_type="map", keys=("name",))

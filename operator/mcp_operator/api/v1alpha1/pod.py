@@ -6,12 +6,14 @@ the pod is not here.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from mcp_operator.api.v1alpha1.base import Items, ObjectName, Part, Quantity, Raw, field
+from pydantic import Field
+
+from mcp_operator.api.v1alpha1.base import Annotations, Items, Labels, ObjectName, Part, Quantity, Raw, field
 from mcp_operator.api.v1alpha1.references import EnvVar, PlainEnvVar
 from mcp_operator.api.v1alpha1.volumes import Volume, VolumeMount
-from mcp_operator.api.v1alpha1.workload import Labels, LabelSelector, LocalObjectReference
+from mcp_operator.api.v1alpha1.workload import LabelSelector, LocalObjectReference
 
 
 class SeccompProfile(Part):
@@ -30,7 +32,9 @@ class PodSecurityContext(Part):
     fs_group_change_policy: Literal["OnRootMismatch", "Always"] | None = field(
         None, "When the files of a volume are given to fsGroup: only if its root is not yet, or always."
     )
-    supplemental_groups: Items[int] = field((), "More groups of every process.", max_length=32, list_type="atomic")
+    supplemental_groups: Items[Annotated[int, Field(ge=0, le=2147483647)]] = field(
+        (), "More groups of every process.", max_length=32, list_type="atomic"
+    )
     run_as_user: int | None = field(None, "User of every container that sets none, not root.", ge=1, le=2147483647)
     run_as_group: int | None = field(None, "Group of every container that sets none.", ge=0, le=2147483647)
     seccomp_profile: SeccompProfile | None = field(
@@ -90,7 +94,7 @@ class TopologySpreadConstraint(Part):
     label_selector: LabelSelector | None = field(
         None, "Pods that are counted; those of this MCPServer when it is not given."
     )
-    match_label_keys: Items[str] = field(
+    match_label_keys: Items[Annotated[str, Field(min_length=1, max_length=317)]] = field(
         (), "Labels whose value a pod shares with the pods it is counted with.", max_length=16, list_type="atomic"
     )
     min_domains: int | None = field(None, "Places that must exist.", ge=1, le=1000)
@@ -136,7 +140,7 @@ class PodTemplate(Part):
     """What is added to the pods."""
 
     labels: Labels | None = field(None, "Labels of the pods, beside the operator's own.", max_length=64)
-    annotations: Labels | None = field(None, "Annotations of the pods.", max_length=64)
+    annotations: Annotations | None = field(None, "Annotations of the pods.", max_length=64)
     node_selector: Labels | None = field(None, "Labels that a node must have.", max_length=64)
     tolerations: Items[Toleration] = field((), "Taints that are tolerated.", max_length=64, list_type="atomic")
     affinity: Raw | None = field(None, "Affinity as in a Pod.")

@@ -22,9 +22,7 @@ from mcp_sidecar.config import Token as SidecarToken
 class Timeouts(Part):
     """How long things may take."""
 
-    timeout: Duration = taken(
-        SidecarServer, "timeout", description="Longest time of one attempt without progress.", shown="30s"
-    )
+    timeout: Duration = taken(SidecarServer, "timeout", description="Longest time of one attempt without progress.")
     total_timeout: Duration = taken(SidecarServer, "total_timeout")
     connect_timeout: Duration = taken(
         SidecarServer,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from mcp_operator.api.v1alpha1.base import (
+    Annotations,
     IntOrPercent,
     Items,
+    Labels,
+    LabelValue,
     ObjectName,
     Part,
     Port,
@@ -15,7 +20,10 @@ from mcp_operator.api.v1alpha1.base import (
 )
 from mcp_sidecar.config import Duration
 
-Labels = dict[str, str]
+_HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]{1,253})(:[0-9]{1,5})?"
+AllowedHost = Annotated[str, Field(min_length=1, max_length=300, pattern=rf"^(\*|{_HOST})$")]
+AllowedOrigin = Annotated[str, Field(min_length=1, max_length=300, pattern=rf"^(\*|[a-z][a-z0-9+.-]*://{_HOST})$")]
+Cidr = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[0-9a-fA-F:.]+/[0-9]{1,3}$")]
 Switch = Literal["Enabled", "Disabled"]
 
 
@@ -24,7 +32,7 @@ class LabelSelectorRequirement(Part):
 
     key: str = field(..., "Key of the label.", min_length=1, max_length=317)
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"] = field(..., "What must hold for the label.")
-    values: Items[str] = field((), "Values for In and NotIn.", max_length=64, list_type="atomic")
+    values: Items[LabelValue] = field((), "Values for In and NotIn.", max_length=64, list_type="atomic")
 
 
 class LabelSelector(Part):
@@ -39,10 +47,8 @@ class LabelSelector(Part):
 class IpBlock(Part):
     """A range of addresses."""
 
-    cidr: str = field(
-        ..., "The range, such as 10.0.0.0/8.", min_length=1, max_length=64, pattern=r"^[0-9a-fA-F:.]+/[0-9]{1,3}$"
-    )
-    except_: Items[str] = field(
+    cidr: Cidr = field(..., "The range, such as 10.0.0.0/8.")
+    except_: Items[Cidr] = field(
         (), "Ranges inside it that are left out.", alias="except", max_length=32, list_type="atomic"
     )
 
@@ -119,7 +125,13 @@ class Monitoring(Part):
     )
     labels: Labels | None = field(None, "Labels of the PodMonitor, such as your Prometheus selects by.", max_length=64)
     interval: Duration = field(30.0, "Time between scrapes.", ge=1, le=3600)
-    scrape_timeout: Duration = field(10.0, "Longest time of a scrape.", ge=1, le=3600)
+    scrape_timeout: Duration = field(
+        lambda data: min(10.0, data.get("interval", 10.0)),
+        "Longest time of a scrape.",
+        ge=1,
+        le=3600,
+        shown="10s, or interval if that is less",
+    )
     from_: Items[NetworkPolicyPeer] = field(
         (),
         "Who may reach the admin port beside the operator: Prometheus.",
@@ -134,16 +146,16 @@ class Service(Part):
 
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = field("ClusterIP", "Type of the Service.")
     port: Port = field(8080, "Port of the Service.")
-    annotations: Labels | None = field(None, "Annotations of the Service.", max_length=64)
+    annotations: Annotations | None = field(None, "Annotations of the Service.", max_length=64)
     labels: Labels | None = field(None, "Labels of the Service, beside the operator's own.", max_length=64)
-    allowed_hosts: Items[str] = field(
+    allowed_hosts: Items[AllowedHost] = field(
         (),
         "Values of the Host header that are answered beside the Service's own names, with or without a port: the names "
         "of your ingress or gateway. `*` allows all.",
         max_length=64,
         list_type="set",
     )
-    allowed_origins: Items[str] = field(
+    allowed_origins: Items[AllowedOrigin] = field(
         (),
         "Values of the Origin header that are answered, such as `https://app.example`; requests without Origin always "
         "are. `*` allows all.",
