@@ -35,6 +35,13 @@ def operator_config_reference() -> str:
     return reference()
 
 
+def crd() -> str:
+    """The CustomResourceDefinition of the MCPServer."""
+    from mcp_operator.api.crd import crd_text
+
+    return crd_text()
+
+
 def errors() -> str:
     """Every error of the sidecar's own, for callers and for whoever is on call."""
     from errors_page import errors_page
@@ -43,6 +50,7 @@ def errors() -> str:
 
 
 GENERATED: dict[str, Callable[[], str]] = {
+    "crds/outrigger.dev_mcpservers.yaml": crd,
     "docs/config.schema.json": config_schema,
     "docs/configuration.md": config_reference,
     "docs/errors.md": errors,

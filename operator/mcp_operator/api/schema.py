@@ -7,6 +7,7 @@ here, since they are strings in the API.
 
 from __future__ import annotations
 
+import json
 import types
 import typing
 from collections.abc import Iterator
@@ -98,10 +99,42 @@ def _field(model: type[BaseModel], name: str, info: FieldInfo, inherited: Change
 def describe(info: FieldInfo, change: Change) -> str:
     """What is said of a field: what it is, a default that is computed, and whether a change rolls the pods."""
     text = info.description or ""
-    shown = _extra(info).get("x-default")
-    if shown and shown != "{}":
-        text += f" Default: {shown}."
+    if said := said_bounds(info):
+        text += f" {said[0].upper()}{said[1:]}."
+    if (value := said_default(info)) is not None:
+        text += f" Default: {value}."
     return text + (" Rolls the pods." if change == "Rolls" else "")
+
+
+def said_bounds(info: FieldInfo) -> str:
+    """The bounds of a number, duration or size in words, nothing where it has none."""
+    annotation, metadata = info.annotation, list(info.metadata)
+    unit = unit_of(annotation, metadata)
+    if unit is None and not _is_number(annotation):
+        return ""
+    show = {"duration": show_duration, "size": lambda size: show_size(int(size))}.get(unit or "", "{:.10g}".format)
+    low, high, above = bounds(metadata)
+    mark = " %" if unit == "percent" else ""
+    if low is not None and high is not None:
+        return f"above {show(low)} and at most {show(high)}{mark}" if above else f"{show(low)} to {show(high)}{mark}"
+    return f"at least {show(low)}" if low is not None else ""
+
+
+def _is_number(annotation: Any) -> bool:
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = get_args(annotation)[0]
+    return annotation in (int, float)
+
+
+def said_default(info: FieldInfo) -> str | None:
+    """The default in words, be it in the CRD or computed; None where there is none worth saying."""
+    shown = _extra(info).get("x-default")
+    if shown:
+        return str(shown) if shown != "{}" else None
+    value = stored_default(info)
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    return json.dumps(value) if isinstance(value, bool) else None if value is None or value == "" else str(value)
 
 
 def stored_default(info: FieldInfo) -> Any:
