@@ -123,7 +123,7 @@ class BackgroundProcess:
         """All it has said so far."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
-    def describe(self, what: str) -> str:
+    def describe(self, what: str, lines: int = TAIL_LINES) -> str:
         """`what`, with the end of the log."""
-        tail = "\n".join(self.log().splitlines()[-TAIL_LINES:])
+        tail = "\n".join(self.log().splitlines()[-lines:])
         return f"{self.name}: {what}\n--- its log ends with ---\n{tail}"

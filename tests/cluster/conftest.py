@@ -18,8 +18,10 @@ import yaml
 
 from cluster import kubeconfigs
 from cluster.api import Api, eventually
+from cluster.container_process import possible
 from cluster.control_plane import Cluster, ControlPlane
 from cluster.kubernetes_programs import programs
+from cluster.pod_agent import PodAgent
 
 HERE = Path(__file__).resolve().parent
 CRDS = HERE.parents[1] / "crds"
@@ -27,7 +29,8 @@ EXISTING = os.environ.get("OUTRIGGER_TEST_KUBECONFIG")
 TIMEOUT = 180
 
 Kubectl = Callable[..., str]
-_running = pytest.StashKey[ControlPlane]()
+_logs = pytest.StashKey[dict[str, Callable[[], str]]]()
+"""What is added to the report of a test that fails: title → text."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,9 +63,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
-    cluster = item.session.stash.get(_running, None)
-    if report.failed and cluster is not None:
-        report.sections.append(("control plane", cluster.logs()))
+    if report.failed:
+        report.sections.extend((title, text()) for title, text in item.session.stash.get(_logs, {}).items())
     return report
 
 
@@ -81,12 +83,10 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield existing
         return
     with ControlPlane() as started:
-        request.session.stash[_running] = started
-        try:
-            install_crds(started.api)
-            yield started
-        finally:
-            del request.session.stash[_running]
+        request.session.stash.setdefault(_logs, {})["control plane"] = started.logs
+        install_crds(started.api)
+        yield started
+        request.session.stash[_logs].clear()
 
 
 @pytest.fixture
@@ -101,6 +101,23 @@ def control_plane(cluster: Cluster) -> ControlPlane:
 def api(cluster: Cluster) -> Api:
     """The administrator's client."""
     return cluster.api
+
+
+@pytest.fixture(scope="session")
+def pod_agent(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[PodAgent]:
+    """What stands for a node; it acts in the namespaces that it is told to serve."""
+    with PodAgent(cluster) as agent:
+        request.session.stash.setdefault(_logs, {})["pods"] = agent.logs
+        yield agent
+
+
+@pytest.fixture
+def real_pods(pod_agent: PodAgent, namespace: str) -> PodAgent:
+    """The same, which really runs the containers of the pods in the test's namespace."""
+    if not possible():
+        pytest.skip("not root: the containers of a pod need mount namespaces")
+    pod_agent.serve(namespace, real=True)
+    return pod_agent
 
 
 @pytest.fixture(scope="session")

@@ -220,7 +220,7 @@ class ControlPlane(Cluster):
     def logs(self) -> str:
         """The end of every log, for a failure's message."""
         processes = [one for one in (self.etcd, self.api_server, self.controller_manager) if one is not None]
-        return "\n".join(process.describe(f"returncode {process.returncode}") for process in processes)
+        return "\n".join(process.describe(f"returncode {process.returncode}", 12) for process in processes)
 
     # How
 
