@@ -3,6 +3,12 @@
 #   docker build -t outrigger.local/sidecar-runtime:0.1.0 --target sidecar-runtime .
 # Without an engine or a registry: `make image` (images/contents.py is kept in step with this file).
 ARG PYTHON=3.13
+ARG GO=1.26
+
+FROM golang:${GO}-alpine AS bridge
+WORKDIR /source
+COPY bridge /source
+RUN CGO_ENABLED=0 GOTOOLCHAIN=local go build -trimpath -buildvcs=false -ldflags='-s -w -buildid=' -o /outrigger-bridge .
 
 FROM python:${PYTHON}-slim AS build
 COPY requirements/uv.txt requirements/build.txt requirements/sidecar.txt requirements/runtime.txt /requirements/
@@ -26,6 +32,8 @@ RUN groupadd --gid 65532 outrigger \
  && useradd --uid 65532 --gid 65532 --create-home --shell /usr/sbin/nologin outrigger \
  && mkdir /etc/outrigger
 COPY --from=build /opt/outrigger /opt/outrigger
+# Pods copy it into a volume, for servers in images of their own.
+COPY --from=bridge /outrigger-bridge /opt/outrigger/bin/outrigger-bridge
 # In a pod it listens on every address, behind the pod's NetworkPolicy; outside of one the default is loopback.
 ENV PATH=/opt/outrigger/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/home/outrigger \

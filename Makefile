@@ -75,6 +75,10 @@ bench: venv ## Measure the sidecar beside its peers (PyPI, npm)
 bench-peers: venv ## As bench, with the peers that are built here with Go and Rust
 	@$(BIN)/python -m bench --built-peers $(ARGS)
 
+.PHONY: bridge
+bridge: venv ## Compile the bridge for amd64 and arm64 into dist/bridge
+	@$(BIN)/python -m images.bridge
+
 .PHONY: image
 image: venv ## Make the container images as archives in dist/images, without Docker
 	@$(BIN)/python -m images

@@ -1,11 +1,11 @@
 """What is in each layer, and which layers make which image. In step with the Dockerfile: same paths, user, environment.
 
-    sidecar          = base + packages + application
-    sidecar-runtime  = base + packages + application + runtime
+    sidecar          = base + packages + bridge + application
+    sidecar-runtime  = base + packages + bridge + application + runtime
 
 ``base`` is the Python of this machine with its shared libraries and certificates, ``packages`` what
-requirements/sidecar.txt pins, ``application`` the sidecar itself, ``runtime`` Node, npm and uv with a shell, for
-servers started by npx and uvx.
+requirements/sidecar.txt pins, ``bridge`` the program that pods copy into a server's own image, ``application`` the
+sidecar itself, ``runtime`` Node, npm and uv with a shell, for servers started by npx and uvx.
 """
 
 import os
@@ -16,6 +16,7 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from images import bridge as program
 from images.archive import Recipe
 from images.stage import Stage, merged_usr
 
@@ -91,6 +92,11 @@ def packages(stage: Stage, below: Sequence[Stage]) -> None:
     _compile(stage, _SITE)
 
 
+def bridge(stage: Stage, below: Sequence[Stage]) -> None:
+    """The bridge for servers in images of their own, compiled here for this machine's processor."""
+    program.build(stage.at(f"{VENV}/bin/{program.NAME}"), program.native())
+
+
 def application(stage: Stage, below: Sequence[Stage]) -> None:
     """The sidecar without the operator, which shares its distribution."""
     _install(stage, "--no-deps", "--no-build-isolation", "--no-cache", str(ROOT))
@@ -130,6 +136,7 @@ def runtime(stage: Stage, below: Sequence[Stage]) -> None:
 LAYERS: dict[str, Callable[[Stage, Sequence[Stage]], None]] = {
     "base": base,
     "packages": packages,
+    "bridge": bridge,
     "application": application,
     "runtime": runtime,
 }
@@ -159,7 +166,7 @@ def recipes() -> list[Recipe]:
         "ExposedPorts": {"8080/tcp": {}, "9090/tcp": {}},
         "StopSignal": "SIGTERM",
     }
-    layers = ("base", "packages", "application")
+    layers = ("base", "packages", "bridge", "application")
     return [
         Recipe("sidecar", f"{REGISTRY}/sidecar:{version()}", layers, common),
         Recipe("sidecar-runtime", f"{REGISTRY}/sidecar-runtime:{version()}", (*layers, "runtime"), common),

@@ -1,0 +1,3 @@
+module outrigger.dev/bridge
+
+go 1.25
