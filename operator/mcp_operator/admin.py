@@ -6,7 +6,7 @@ everything there is. Neither looks at the API server: restarting the operator me
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -41,8 +41,8 @@ class AdminServer:
             await self._runner.cleanup()
 
     @staticmethod
-    def _probe(check: Check) -> Callable[[web.Request], object]:
-        async def answer(_: web.Request) -> web.Response:
+    def _probe(check: Check) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def answer(_: web.Request) -> web.StreamResponse:
             well, why = check()
             return web.Response(status=200 if well else 503, text=why + "\n")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -125,18 +126,14 @@ class _Catalogue(Collector):
         )
 
 
-def _gauge(
-    name: str, text: str, values: Mapping[tuple[str, ...], float], labels: tuple[str, ...] = ()
-) -> GaugeMetricFamily:
+def _gauge(name: str, text: str, values: Mapping[Any, float], labels: tuple[str, ...] = ()) -> GaugeMetricFamily:
     family = GaugeMetricFamily(f"outrigger_operator_{name}", text, labels=labels)
     for key, value in values.items():
         family.add_metric(key, value)
     return family
 
 
-def _counter(
-    name: str, text: str, values: Mapping[tuple[str, ...], float], labels: tuple[str, ...] = ()
-) -> CounterMetricFamily:
+def _counter(name: str, text: str, values: Mapping[Any, float], labels: tuple[str, ...] = ()) -> CounterMetricFamily:
     family = CounterMetricFamily(f"outrigger_operator_{name}", text, labels=labels)
     for key, value in values.items():
         family.add_metric(key, value)

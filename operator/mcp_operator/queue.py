@@ -130,7 +130,7 @@ class WorkQueue(Generic[K]):
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         self.retried += 1
-        delay = min(self._base * 2 ** min(failures, 30), self._max) * (0.5 + self._rng() / 2)
+        delay = min(self._base * 2.0 ** min(failures, 30), self._max) * (0.5 + self._rng() / 2)
         self.add_after(key, delay)
         return delay
 

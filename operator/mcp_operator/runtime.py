@@ -19,8 +19,9 @@ from mcp_operator import __version__
 from mcp_operator.admin import AdminServer
 from mcp_operator.config import Log, OperatorConfig
 from mcp_operator.errors import LeadershipLost, SettingsError
-from mcp_operator.kube.client import Client, Limits
+from mcp_operator.kube.client import Client
 from mcp_operator.kube.lease import LeaderElection
+from mcp_operator.kube.transport import Limits
 from mcp_operator.metrics import OperatorMetrics
 from mcp_operator.operation import Operation, Progress
 
@@ -105,11 +106,22 @@ async def _lead(
     client.fence = lambda: election.is_leader
     state.progress = Progress("standing by for the Lease", ready=True)
     log.info("standing for Lease %s/%s as %s", config.namespace, settings.lease_name, config.identity)
+    standing = asyncio.create_task(election.run(work), name="election")
+    stopped = asyncio.create_task(stop.wait(), name="stop")
     try:
-        await election.run(work, stop)
+        await asyncio.wait({standing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if state.progress is not operation.progress:
+            standing.cancel()  # a leader ends its work itself, and then gives the Lease back
+        await standing
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
     except LeadershipLost as lost:
         log.error("%s; exiting", lost)
         return 1
+    finally:
+        stopped.cancel()
+        standing.cancel()
     return 0
 
 
