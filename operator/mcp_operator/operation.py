@@ -1,4 +1,4 @@
-"""Everything that the leader runs: watches, queue, workers, polls. Wires the parts; the only module that knows them all.
+"""Everything that the leader runs: watches, queue, workers, polls. Wires the parts and knows them all.
 
 Order of the start: the informers have listed what exists before the first MCPServer is looked at, or everything would
 be applied as if it were new. On stop, workers end the reconcile they are at (each write is whole), then the watches.
@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mcp_operator.applier import APPLIED, Applier
-from mcp_operator.conditions import Event
 from mcp_operator.config import OperatorConfig
 from mcp_operator.desired import Cluster, Images
 from mcp_operator.errors import KubeError, OperatorError
@@ -81,7 +80,7 @@ class Operation:
             rng=rng,
             intervals=PollIntervals(config.status_poll.active, config.status_poll.idle),
         )
-        self._recorder = EventRecorder(client, component="outrigger-operator", instance=config.identity)
+        self._recorder = EventRecorder(client, config.identity)
         self._rollouts: FleetRollout[Key] = FleetRollout(config.max_concurrent_rollouts)
         self._settings = ReconcilerSettings(
             images=Images(
@@ -113,7 +112,7 @@ class Operation:
             session_keys=SessionKeys(client, clock=clock),
             reports=self._reports,
             rollouts=self._rollouts,
-            recorder=_Recorder(self._recorder),
+            recorder=self._recorder,
             settings=self._settings,
             clock=clock,
             rng=rng,
@@ -333,15 +332,5 @@ class Operation:
             requests=lambda: self._client.requests,
             request_seconds=lambda: self._client.seconds,
             watch_silence=self.silence,
+            events_dropped=lambda: sum(self._recorder.dropped.values()),
         )
-
-
-class _Recorder:
-    """Events about MCPServers."""
-
-    def __init__(self, recorder: EventRecorder) -> None:
-        self._recorder = recorder
-
-    def record(self, server: Mapping[str, Any], event: Event) -> None:
-        """Post it."""
-        self._recorder.record(server, event.type, event.reason, event.message)

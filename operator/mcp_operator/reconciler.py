@@ -15,10 +15,11 @@ from typing import Any, Protocol
 
 from mcp_operator.api.v1alpha1 import MCPServer, parse
 from mcp_operator.applier import Applier, Outcome
-from mcp_operator.conditions import Event, transitions
+from mcp_operator.conditions import transitions
 from mcp_operator.desired import Cluster, Desired, Images, desired, session_secret
 from mcp_operator.errors import KubeError, NameConflict, NotFound, Problem, SpecError
 from mcp_operator.inventory import Inventory, Owned
+from mcp_operator.kube.events import EventType, ObjectReference
 from mcp_operator.kube.resources import MCP_SERVERS, PODS, Resource
 from mcp_operator.observed import CONFIG_HASH_ANNOTATION
 from mcp_operator.pod_reports import PodReports
@@ -55,8 +56,8 @@ class ReconcilerClient(Protocol):
 class Recorder(Protocol):
     """Takes Events; never fails the caller."""
 
-    def record(self, server: Mapping[str, Any], event: Event) -> None:
-        """Post an Event about an MCPServer."""
+    def record(self, about: ObjectReference, type: EventType, reason: str, message: str) -> None:
+        """Post an Event, soon."""
 
 
 class Gone(Exception):
@@ -132,7 +133,7 @@ class Reconciler:
         """Status and reason of `Ready`, for the metrics."""
 
     async def reconcile(self, key: Key) -> Result | None:
-        """Do what there is to do. None where the MCPServer is gone. Raises KubeError and others that pass by themselves."""
+        """Do what there is to do. None where the MCPServer is gone. Raises OperatorErrors that pass by themselves."""
         entry = self._store.get(key)
         if entry is None or entry.deleting:
             # Without a finalizer there is nothing to do: the garbage collector takes what it owned.
@@ -318,8 +319,9 @@ class Reconciler:
             except NotFound:
                 raise Gone from None
             memory.status, memory.status_written_at = status, self._clock()
+            about = ObjectReference.of(entry.manifest["metadata"])
             for event in transitions(facts.previous, status):
-                self._recorder.record(entry.manifest, event)
+                self._recorder.record(about, event.type, event.reason, event.message)
         return status
 
     def _follow(self, key: Key, owned: Owned, status: Mapping[str, Any], wanted: Desired | None) -> None:
