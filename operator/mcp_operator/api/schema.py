@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -106,13 +106,20 @@ def describe(info: FieldInfo, change: Change) -> str:
     return text + (" Rolls the pods." if change == "Rolls" else "")
 
 
+def _size(size: float) -> str:
+    return show_size(int(size))
+
+
+_SHOWN: dict[str, Callable[[float], str]] = {"duration": show_duration, "size": _size}
+
+
 def said_bounds(info: FieldInfo) -> str:
     """The bounds of a number, duration or size in words, nothing where it has none."""
     annotation, metadata = info.annotation, list(info.metadata)
     unit = unit_of(annotation, metadata)
     if unit is None and not _is_number(annotation):
         return ""
-    show = {"duration": show_duration, "size": lambda size: show_size(int(size))}.get(unit or "", "{:.10g}".format)
+    show = _SHOWN.get(unit or "", "{:.10g}".format)
     low, high, above = bounds(metadata)
     mark = " %" if unit == "percent" else ""
     if low is not None and high is not None:
@@ -152,11 +159,18 @@ def stored_default(info: FieldInfo) -> Any:
     return list(info.default) if isinstance(info.default, tuple) else info.default
 
 
-def unit_of(annotation: Any, metadata: list[Any]) -> str | None:
-    """`duration`, `size`, `percent` or None."""
+def flattened(annotation: Any) -> tuple[Any, list[Any]]:
+    """A type and its metadata, whatever it is wrapped in."""
+    metadata: list[Any] = []
     while get_origin(annotation) is typing.Annotated:
         annotation, *more = get_args(annotation)
-        metadata = [*metadata, *more]
+        metadata = [*_flat(more), *metadata]
+    return annotation, metadata
+
+
+def unit_of(annotation: Any, metadata: list[Any]) -> str | None:
+    """`duration`, `size`, `percent` or None."""
+    metadata = [*flattened(annotation)[1], *metadata]
     return next((str(entry.name) for entry in metadata if type(entry).__name__ == "Unit"), None)
 
 

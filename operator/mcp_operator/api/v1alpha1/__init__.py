@@ -2,10 +2,13 @@
 
 `parse` makes an `MCPServer` of a manifest, or says everything that is wrong with it. `default` fills in what the API
 server would. `written(part)` gives back what was written of any part, as JSON data. The CRD is made from the models by
-`mcp_operator.api.crd`.
+`mcp_operator.api.crd`; `parse` and `default` stand on the CRD, so they are imported when they are asked for.
 """
 
-from mcp_operator.api.parsing import default, parse
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from mcp_operator.api.v1alpha1.base import Change, Part, written
 from mcp_operator.api.v1alpha1.kinds import ClientCertificate, Http, Remote, RemoteTls, Stdio
 from mcp_operator.api.v1alpha1.pod import (
@@ -48,6 +51,9 @@ from mcp_operator.api.v1alpha1.workload import (
     NetworkPolicyPeer,
     Service,
 )
+
+if TYPE_CHECKING:
+    from mcp_operator.api.parsing import default, parse
 
 __all__ = [
     "API_VERSION",
@@ -100,3 +106,11 @@ __all__ = [
     "parse",
     "written",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("default", "parse"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mcp_operator.api import parsing
+
+    return getattr(parsing, name)

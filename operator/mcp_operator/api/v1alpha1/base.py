@@ -23,6 +23,8 @@ Raw = dict[str, Any]
 """An object of the Kubernetes API that is passed on as it is; the API server checks it where it is applied."""
 
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+DATA_KEY_PATTERN = r"^[-._a-zA-Z0-9]+$"
+VARIABLE_PATTERN = r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"
 LABEL_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 QUANTITY_PATTERN = (
     r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
@@ -37,10 +39,10 @@ LabelName = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_NAME
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")]
 """The value of a label; may be empty."""
 
-DataKey = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+DataKey = Annotated[str, Field(min_length=1, max_length=253, pattern=DATA_KEY_PATTERN)]
 """A key of a Secret or ConfigMap; becomes the name of a file."""
 
-VariableName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$")]
+VariableName = Annotated[str, Field(min_length=1, max_length=256, pattern=VARIABLE_PATTERN)]
 """The name of an environment variable, as Kubernetes takes them."""
 
 HeaderName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]

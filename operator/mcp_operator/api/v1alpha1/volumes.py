@@ -33,7 +33,7 @@ class KeyToPath(Part):
 class EmptyDir(Part):
     """A directory that lives as long as the pod."""
 
-    medium: Literal["", "Memory"] = field("", "Memory keeps it in memory; by default on the node's disk.")
+    medium: Literal["", "Memory"] | None = field(None, "Memory keeps it in memory; by default on the node's disk.")
     size_limit: Quantity | None = field(None, "How much it may hold; a pod that exceeds it is evicted.")
 
 
