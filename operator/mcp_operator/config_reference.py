@@ -26,7 +26,8 @@ Everything has a default. Each of these replaces what those below it say:
 1. flags: `--namespace`, `--watch-namespaces`, `--kubeconfig`, `--context`, `--admin-host`, `--admin-port`,
    `--log-level`, `--log-format`
 2. variables: `OUTRIGGER_OPERATOR__` and the path of the setting in upper case, steps joined by two underscores and
-   words by one, as in `OUTRIGGER_OPERATOR__LEADER_ELECTION__LEASE_DURATION=20s`. Lists are written `a,b`, objects `a=b,c=d`
+   words by one, as in `OUTRIGGER_OPERATOR__LEADER_ELECTION__LEASE_DURATION=20s`. Lists are written `a,b`, objects
+   `a=b,c=d`
 3. the file that `--config` or the variable `OUTRIGGER_OPERATOR_CONFIG` names, YAML or JSON:
 
    ```yaml

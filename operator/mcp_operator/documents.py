@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mcp_operator.yaml_text import YamlError, load_all
-from mcp_sidecar.config import ConfigError, Problem
+from mcp_sidecar.config import Problem
 
 STDIN = "-"
 SUFFIXES = (".json", ".yaml", ".yml")
@@ -88,8 +88,10 @@ class Documents:
         return None if document is None else values(document)[0]
 
 
-def read(places: Sequence[str], *, namespace: str = "default", stdin: IO[bytes] | None = None) -> Documents:
-    """Everything in `places`: files, folders (not what is below them), `-` for stdin. Raises ConfigError."""
+def read(
+    places: Sequence[str], *, namespace: str = "default", stdin: IO[bytes] | None = None
+) -> tuple[Documents, list[Problem]]:
+    """Everything in `places`: files, folders (not what is below them), `-` for stdin; and what cannot be read of it."""
     reader = _Reader(namespace)
     for place in dict.fromkeys(places):
         if place == STDIN:
@@ -108,7 +110,7 @@ def read(places: Sequence[str], *, namespace: str = "default", stdin: IO[bytes] 
                     reader.text(file.read(MAX_BYTES + 1), str(path))
             except OSError as error:
                 reader.problems.append(Problem(str(path), (error.strerror or "cannot be read").lower()))
-    return reader.result()
+    return reader.result(), list(dict.fromkeys(reader.problems))
 
 
 def files_of(place: str) -> list[Path]:
@@ -184,9 +186,7 @@ class _Reader:
         return {**content, "metadata": {**metadata, "namespace": metadata.get("namespace") or self.namespace}}
 
     def result(self) -> Documents:
-        """What was read. Raises ConfigError."""
-        if self.problems:
-            raise ConfigError(list(dict.fromkeys(self.problems)))
+        """What was read."""
         return Documents(
             servers=tuple(self.found["MCPServer"]),
             secrets={(one.namespace, one.name): one for one in self.found["Secret"]},

@@ -1,7 +1,8 @@
 """YAML as Kubernetes reads and writes it: every document a JSON object, no surprises of YAML 1.1, no quotes in errors.
 
 A date stays a string, a key is a string, a repeated key is an error (kubectl refuses it too), `12:30` is no number.
-What is written reads back the same in this loader, in PyYAML's and in Go's. What the objects mean is left to `documents`.
+What is written reads back the same in this loader, in PyYAML's and in Go's. What the objects mean is left to
+`documents`.
 """
 
 from __future__ import annotations
