@@ -22,6 +22,7 @@ from mcp_operator.errors import KubeError, OperatorError
 from mcp_operator.handlers import watch
 from mcp_operator.inventory import Inventory
 from mcp_operator.kube.client import Client
+from mcp_operator.kube.connection import Connection
 from mcp_operator.kube.events import EventRecorder
 from mcp_operator.kube.informer import Informer
 from mcp_operator.kube.resources import DEPLOYMENTS, MCP_SERVERS, POD_MONITORS, PODS, REPLICA_SETS, Resource
@@ -176,20 +177,9 @@ class Operation:
 
     async def _work_until(self, stop: asyncio.Event, group: asyncio.TaskGroup) -> None:
         """kopf and the workers; at the end the reconciles under way get a moment."""
-        watching, end_watch = asyncio.Event(), asyncio.Event()
-        watcher = self._spawn(
-            group,
-            watch(
-                self.store,
-                self._client.connection,
-                self._config.watch_namespaces,
-                ready=watching,
-                stop=end_watch,
-            ),
-            "kopf",
-        )
-        # It ends by itself at a signal that came before ours were installed, or by a fault that it logged.
-        watcher.add_done_callback(lambda _: stop.set())
+        watching = asyncio.Event()
+        namespaces = self._config.watch_namespaces
+        self._spawn(group, watch(self.store, self._connect, namespaces, ready=watching), "kopf")
         if await self._either(watching, stop):
             self.progress.ready, self.progress.step = True, "leading"
         workers = [self._spawn(group, self._work(), f"worker-{number}") for number in range(self._config.workers)]
@@ -198,8 +188,9 @@ class Operation:
         self._draining = True
         self.queue.close()
         await asyncio.wait(workers, timeout=_STOP_GRACE)
-        end_watch.set()
-        await asyncio.wait([watcher], timeout=_STOP_GRACE)
+
+    async def _connect(self) -> Connection:
+        return await Connection.load(self._config.kubeconfig, self._config.context)
 
     def _spawn(self, group: asyncio.TaskGroup, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = group.create_task(work, name=name)

@@ -83,12 +83,7 @@ async def _lead(
     async def work() -> None:
         log.info("leading as %s", config.identity)
         state.progress = operation.progress
-        # kopf takes the signals when it starts; ours are installed again once it did.
-        reinstall = asyncio.create_task(_take_signals_back(operation.progress, stop), name="signals")
-        try:
-            await operation.run(stop)
-        finally:
-            reinstall.cancel()
+        await operation.run(stop)
 
     if not config.leader_election.enabled:
         await work()
@@ -125,12 +120,6 @@ async def _lead(
     return 0
 
 
-async def _take_signals_back(progress: Progress, stop: asyncio.Event) -> None:
-    while not progress.ready:
-        await asyncio.sleep(0.05)
-    _on_signals(stop)
-
-
 def _on_signals(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -163,6 +152,8 @@ def configure_logging(settings: Log) -> None:
     if settings.level != "Debug":
         for name in ("kopf", "aiohttp", "asyncio"):
             logging.getLogger(name).setLevel(logging.WARNING)
+    # It says that it leaves the signals alone, as it should.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.CRITICAL)
 
 
 def _json() -> logging.Formatter:
