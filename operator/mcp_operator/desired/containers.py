@@ -192,6 +192,8 @@ def _bridged(stdio: Stdio, wanted: ServerContainer) -> dict[str, Any]:
     for variable in variables:
         if variable.value_from is not None:
             arguments += ["--env", f"{variable.name}={value_file(variable.value_from)}"]
+        elif stdio.env_from:  # a variable of its own wins over those of envFrom
+            arguments += ["--keep", variable.name]
     for source in stdio.env_from:
         place = env_from_directory(source)
         arguments += ["--env-from", place if source.prefix is None else f"{place}={source.prefix}"]
@@ -294,11 +296,12 @@ def _security(server: MCPServer, wanted: SecurityContext | None) -> dict[str, An
 def _volume_mounts(
     own: Iterable[tuple[str, str, bool]], files: Iterable[dict[str, Any]], wanted: Iterable[VolumeMount]
 ) -> list[dict[str, Any]]:
-    """Ours and the user's, who may have another `/tmp` or home than ours."""
+    """Ours and the user's, who may bring a home that outlives the pod."""
     theirs = [written(mount) for mount in wanted]
-    taken = {mount["mountPath"].rstrip("/") for mount in theirs} & {"/tmp", HOME}  # noqa: S108
-    out: list[dict[str, Any]] = []
-    for name, path, read_only in own:
-        if path not in taken:
-            out.append({"name": name, "mountPath": path, **({"readOnly": True} if read_only else {})})
-    return [*out, *files, *theirs]
+    taken = {HOME} & {mount["mountPath"] for mount in theirs}
+    ours = [
+        {"name": name, "mountPath": path, **({"readOnly": True} if read_only else {})}
+        for name, path, read_only in own
+        if path not in taken
+    ]
+    return [*ours, *files, *theirs]

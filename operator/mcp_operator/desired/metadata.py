@@ -43,14 +43,17 @@ def labels(server: MCPServer) -> dict[str, str]:
 
 
 def owner_reference(server: MCPServer) -> dict[str, Any]:
-    """Makes the garbage collector take an object away with its MCPServer, and shows whose it is."""
+    """Makes the garbage collector take an object away with its MCPServer, and shows whose it is.
+
+    Without `blockOwnerDeletion`: clusters that check it (admission plugin OwnerReferencesPermissionEnforcement) would
+    want the operator to have rights on finalizers of MCPServers, of which it has none.
+    """
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
         "name": server.metadata.name,
         "uid": server.metadata.uid,
         "controller": True,
-        "blockOwnerDeletion": True,
     }
 
 
