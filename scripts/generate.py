@@ -42,6 +42,13 @@ def crd() -> str:
     return crd_text()
 
 
+def mcpserver_reference() -> str:
+    """Every field of the MCPServer, for people."""
+    from mcp_operator.api.reference import reference
+
+    return reference()
+
+
 def errors() -> str:
     """Every error of the sidecar's own, for callers and for whoever is on call."""
     from errors_page import errors_page
@@ -54,6 +61,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "docs/config.schema.json": config_schema,
     "docs/configuration.md": config_reference,
     "docs/errors.md": errors,
+    "docs/mcpserver.md": mcpserver_reference,
     "docs/operator-configuration.md": operator_config_reference,
 }
 

@@ -45,7 +45,7 @@ def _version() -> dict[str, Any]:
         "name": VERSION,
         "served": True,
         "storage": True,
-        "additionalPrinterColumns": [*_columns()],
+        "additionalPrinterColumns": columns(),
         "schema": {"openAPIV3Schema": schema()},
         "subresources": {
             "scale": {
@@ -77,7 +77,9 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _columns() -> list[dict[str, Any]]:
+def columns() -> list[dict[str, Any]]:
+    """What `kubectl get` shows."""
+
     def column(name: str, path: str, what: str, kind: str = "string", priority: int = 0) -> dict[str, Any]:
         made: dict[str, Any] = {"name": name, "type": kind, "jsonPath": path, "description": what}
         return {**made, "priority": priority} if priority else made

@@ -32,7 +32,7 @@ OWN_LABELS = (
 )
 """Labels that the operator, or the Deployment it makes, sets; with those that begin with outrigger.dev/."""
 
-OWN_VOLUMES = ("bridge", "config", "home", "session", "socket", "tmp")
+OWN_VOLUMES = ("bridge", "config", "home", "server-tmp", "session", "socket", "state", "tmp")
 """Volumes of the operator; with secret-N and configmap-N."""
 
 _KEY = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"

@@ -67,11 +67,11 @@ def _literal_env(path: str, accepted: dict[str, Any], refused: dict[str, Any]) -
     )
 
 
-def _sealed(path: str, kind: dict[str, Any], sealed: dict[str, Any]) -> Declared:
+def _sealed(path: str, sealed: dict[str, Any], *, unless: str = "") -> Declared:
     name = path.replace(".", "-").lower()
     return Declared(
         id=f"sealed-{name}-needs-key",
-        rule=f"!({_there(path)}) || (has(self.secrets) && has(self.secrets.encryptionKey)) || "
+        rule=f"!({_there(path)}) || {unless}(has(self.secrets) && has(self.secrets.encryptionKey)) || "
         f"self.{path}.all(e, !has(e.value) || !e.value.startsWith('{SEALED_PREFIX}'))",
         message="a sealed value (fernet:v1:…) needs secrets.encryptionKey to be opened",
         field=f".{path}",
@@ -199,9 +199,9 @@ _SPEC = (
         {**HTTP, "podTemplate": {"server": {"env": [{"name": "MODE", "value": "text"}]}}},
         {**HTTP, "podTemplate": {"server": {"env": [_TOKEN]}}},
     ),
-    _sealed("stdio.env", STDIO, {"stdio": {"command": "server", "env": [_SEALED]}}),
-    _sealed("http.headers", HTTP, {"http": {**HTTP["http"], "headers": [{**_SEALED, "name": "X-Token"}]}}),
-    _sealed("remote.headers", REMOTE, {"remote": {**_URL, "headers": [{**_SEALED, "name": "X-Token"}]}}),
+    _sealed("stdio.env", {"stdio": {"command": "server", "env": [_SEALED]}}, unless="has(self.stdio.image) || "),
+    _sealed("http.headers", {"http": {**HTTP["http"], "headers": [{**_SEALED, "name": "X-Token"}]}}),
+    _sealed("remote.headers", {"remote": {**_URL, "headers": [{**_SEALED, "name": "X-Token"}]}}),
 )
 
 _STDIO = (

@@ -33,10 +33,11 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A field where it stands: its path (`spec.stdio.env[].name`), the model it belongs to, what a change does."""
+    """A field where it stands: its path (`spec.stdio.env[].name`), its model and attribute, what a change does."""
 
     path: str
     owner: type[BaseModel]
+    name: str
     info: FieldInfo
     change: Change
 
@@ -46,7 +47,7 @@ def places(model: type[BaseModel], path: str, change: Change = "Live") -> Iterat
     for name, info in model.model_fields.items():
         here = f"{path}.{info.alias or name}"
         now = _extra(info).get("x-change") or change
-        yield Place(here, model, info, now)
+        yield Place(here, model, name, info, now)
         inner, step = inner_model(info.annotation)
         if inner is not None:
             yield from places(inner, here + step, now)
@@ -70,7 +71,7 @@ def schema_of(model: type[BaseModel], change: Change = "Live") -> Json:
     required = []
     for name, info in model.model_fields.items():
         alias = info.alias or name
-        properties[alias] = _field(model, name, info, change)
+        properties[alias] = field_schema(model, name, info, change)
         if info.is_required():
             required.append(alias)
     schema: Json = {"type": "object", "properties": properties}
@@ -80,7 +81,8 @@ def schema_of(model: type[BaseModel], change: Change = "Live") -> Json:
     return {**schema, **({"x-kubernetes-validations": rules} if rules else {})}
 
 
-def _field(model: type[BaseModel], name: str, info: FieldInfo, inherited: Change) -> Json:
+def field_schema(model: type[BaseModel], name: str, info: FieldInfo, inherited: Change) -> Json:
+    """The schema of one field: its type and bounds, default, list type, description."""
     extra = _extra(info)
     change: Change = extra.get("x-change") or inherited
     schema = _typed(info.annotation, list(info.metadata), change)

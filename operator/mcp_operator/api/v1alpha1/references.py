@@ -5,7 +5,7 @@ No field of the MCPServer takes a secret other than by reference; a literal `val
 
 from __future__ import annotations
 
-from mcp_operator.api.v1alpha1.base import VARIABLE_PATTERN, DataKey, HeaderName, ObjectName, Part, VariableName, field
+from mcp_operator.api.v1alpha1.base import DataKey, HeaderName, ObjectName, Part, VariableName, field
 
 
 class KeySelector(Part):
@@ -61,7 +61,7 @@ class EnvFromSource(Part):
         "Put in front of every key to make the variable's name.",
         min_length=1,
         max_length=64,
-        pattern=VARIABLE_PATTERN,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
     )
     secret_ref: ObjectRef | None = field(None, "The Secret whose keys become variables.")
     config_map_ref: ObjectRef | None = field(None, "The ConfigMap whose keys become variables.")
