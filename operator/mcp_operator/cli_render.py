@@ -36,10 +36,13 @@ def show(manifests: Sequence[dict[str, Any]], output: str) -> None:
 
 
 def crds(output: str) -> int:
-    """Print the custom resource definitions."""
-    from mcp_operator.api.crd import crd
+    """Print the custom resource definitions, as they are in crds/."""
+    from mcp_operator.api.crd import crd, crd_text
 
-    show([crd()], output)
+    if output == "yaml":
+        sys.stdout.write(crd_text())
+    else:
+        show([crd()], output)
     return 0
 
 

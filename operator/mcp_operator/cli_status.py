@@ -12,7 +12,11 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from mcp_operator.config_loading import NAMESPACE_FILE, namespace_of_pod
+from mcp_operator.yaml_text import YamlError, load_all
 
 Object = Mapping[str, Any]
 
@@ -26,11 +30,13 @@ def status(*, kubeconfig: str | None, context: str | None, namespace: str | None
     """Print the table. `namespace`: None for all, "" for the context's. 1 with `check` unless all are ready."""
     import asyncio
 
+    if namespace == "":
+        namespace = current_namespace(kubeconfig, context)
     objects = asyncio.run(_fetch(kubeconfig, context, namespace))
     if output == "json":
         print(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=2, ensure_ascii=False))
     elif not objects:
-        print(f"no MCPServers in {f'namespace {namespace}' if namespace else 'sight'}", file=sys.stderr)
+        print(f"no MCPServers in {f'namespace {namespace}' if namespace else 'any namespace'}", file=sys.stderr)
     else:
         now = dt.datetime.now(dt.UTC)
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
@@ -43,11 +49,43 @@ def status(*, kubeconfig: str | None, context: str | None, namespace: str | None
 
 
 async def _fetch(kubeconfig: str | None, context: str | None, namespace: str | None) -> list[dict[str, Any]]:
+    from mcp_operator.errors import NotFound, SettingsError
     from mcp_operator.kube.client import Client
     from mcp_operator.kube.resources import MCP_SERVERS
 
     async with await Client.connect(kubeconfig, context) as client:
-        return list(await client.list(MCP_SERVERS, namespace))
+        try:
+            return list(await client.list(MCP_SERVERS, namespace))
+        except NotFound:
+            raise SettingsError(
+                "the cluster does not know MCPServers yet: outrigger crds | kubectl apply --server-side -f -"
+            ) from None
+
+
+def current_namespace(
+    kubeconfig: str | None,
+    context: str | None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    namespace_file: Path = NAMESPACE_FILE,
+) -> str:
+    """The namespace of the context, as kubectl has it; in a pod its own; else `default`."""
+    if kubeconfig is None and context is None and environ.get("KUBERNETES_SERVICE_HOST"):
+        return namespace_of_pod(namespace_file)
+    contexts: dict[str, Any] = {}
+    for name in (kubeconfig or environ.get("KUBECONFIG") or "~/.kube/config").split(os.pathsep):
+        for config in _kubeconfigs(Path(name).expanduser()):
+            context = context or str(config.get("current-context") or "")
+            for one in config.get("contexts") or ():
+                contexts.setdefault(str(one.get("name")), one.get("context") or {})
+    return str(contexts.get(context or "", {}).get("namespace") or "default")
+
+
+def _kubeconfigs(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [config for _, config in load_all(path.read_text(encoding="utf-8")) if isinstance(config, dict)]
+    except (OSError, UnicodeDecodeError, YamlError):
+        return []  # whoever connects tells what is wrong with it
 
 
 def lines(

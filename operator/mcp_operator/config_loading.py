@@ -54,7 +54,7 @@ def load(
     for path, value in (flags or {}).items():
         _place(tree, path, value)
     if tree.get("namespace") is None:
-        tree["namespace"] = _own_namespace(namespace_file)
+        tree["namespace"] = namespace_of_pod(namespace_file)
     if tree.get("identity") is None:
         tree["identity"] = f"{(hostname or socket.gethostname())[:200]}_{secrets.token_hex(4)}"
     config, more = _checked(tree)
@@ -63,7 +63,8 @@ def load(
     return config
 
 
-def _own_namespace(file: Path) -> str:
+def namespace_of_pod(file: Path = NAMESPACE_FILE) -> str:
+    """The namespace of the pod that this runs in; `default` outside of one."""
     try:
         return file.read_text().strip() or "default"
     except (OSError, UnicodeDecodeError):
