@@ -14,8 +14,8 @@ from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
-from desired_goldens import CHECKSUM, CLUSTER, IMAGES, NAMES, manifest, object_of
 
+from desired_goldens import CHECKSUM, CLUSTER, IMAGES, NAMES, manifest, object_of
 from mcp_operator.api.schema import Place, inner_model, places
 from mcp_operator.api.v1alpha1 import MCPServerSpec, parse
 from mcp_operator.desired import Desired, desired

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+
 from desired_goldens import (
     CHECKSUM,
     CLUSTER,
@@ -22,11 +23,10 @@ from desired_goldens import (
     rendered_path,
     wanted,
 )
-from pod_security import violations
-
 from mcp_operator.api.v1alpha1 import default, parse
 from mcp_operator.desired import desired, session_secret
 from mcp_sidecar.config import parse as parse_config
+from pod_security import violations
 
 ORDER = (
     "ServiceAccount",
