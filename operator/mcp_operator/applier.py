@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -88,8 +88,6 @@ class Outcome:
     refused: KubeError | None = None
     """The first refusal that will not go away by itself; the other objects were applied."""
     refused_object: str = ""
-    cluster_ips: tuple[str, ...] = ()
-    """Of the Service, where it was applied in this pass."""
     config_replaced: bool = False
     """The content of a ConfigMap that pods mount was changed in place."""
 
@@ -98,6 +96,13 @@ class Outcome:
 class _Server:
     uid: str
     records: dict[Place, _Record] = field(default_factory=dict)
+    claimed: set[Place] = field(default_factory=set)
+    """Names found free in this pass."""
+
+    def keep(self, place: Place, digest: bytes, answer: Mapping[str, Any]) -> None:
+        """Remember what was applied."""
+        metadata = answer["metadata"]
+        self.records[place] = _Record(digest, applied_fields(metadata), metadata["uid"])
 
 
 class Applier:
@@ -123,41 +128,50 @@ class Applier:
         """The MCPServer is gone."""
         self._servers.pop(key, None)
 
+    async def apply_service(
+        self, key: Key, uid: str, manifests: Sequence[Manifest], owned: Owned, confirm: Callable[[], Awaitable[None]]
+    ) -> tuple[str, ...]:
+        """Apply the Service alone where it is due; its addresses, none where it was not applied.
+
+        Every name is claimed first, so that nothing is touched where one is taken. A refusal is left to `apply`.
+        Raises as `apply`.
+        """
+        server = self._server(key, uid)
+        server.claimed.clear()
+        due = self._due(server, manifests, owned)
+        await self._claim_names(key, server, due, owned, confirm)
+        for place, manifest, digest in due:
+            if resource_of(manifest) is SERVICES:
+                try:
+                    answer = await self._client.apply(manifest)
+                except KubeError as error:
+                    if error.transient or error.terminating:
+                        raise
+                    return ()
+                server.keep(place, digest, answer)
+                return cluster_ips(answer)
+        return ()
+
     async def apply(
-        self, key: Key, uid: str, manifests: Iterable[Manifest], owned: Owned, confirm: Callable[[], Awaitable[None]]
+        self, key: Key, uid: str, manifests: Sequence[Manifest], owned: Owned, confirm: Callable[[], Awaitable[None]]
     ) -> Outcome:
         """Apply what is not as it should be, in the order given.
 
         `confirm` is awaited before the first write. Raises NameConflict before anything is touched, BeingReplaced, and
         every KubeError that may go away by itself.
         """
-        server = self._servers.get(key)
-        if server is None or server.uid != uid:
-            server = self._servers[key] = _Server(uid)
-        due: list[tuple[Place, Manifest, bytes]] = []
-        for manifest in manifests:
-            place = (manifest["kind"], manifest["metadata"]["name"])
-            digest = _digest(manifest)
-            record = server.records.get(place)
-            view = owned.applied.get(place)
-            if record is not None and record.digest == digest and (view is None or view.applied == record.applied):
-                continue
-            if record is not None and record.digest == digest:
-                self.repaired += 1
-            due.append((place, manifest, digest))
+        server = self._server(key, uid)
+        due = self._due(server, manifests, owned)
+        await self._claim_names(key, server, due, owned, confirm)
         outcome = Outcome()
-        if not due:
-            return outcome
-        await confirm()
-        for place, manifest, _ in due:
-            if place not in server.records and place not in owned.applied:
-                await self._claim(key, uid, resource_of(manifest), place)
         foundation_refused = False
         for place, manifest, digest in due:
             resource = resource_of(manifest)
             if resource is DEPLOYMENTS and foundation_refused:
                 continue  # its pods could not start
-            existed = place in server.records or place in owned.applied
+            known = place in server.records
+            if known and server.records[place].digest == digest:
+                self.repaired += 1
             try:
                 answer = await self._client.apply(manifest)
             except KubeError as error:
@@ -168,14 +182,48 @@ class Applier:
                     outcome.refused, outcome.refused_object = error, f"{place[0]} {place[1]}"
                 foundation_refused = foundation_refused or resource in (CONFIG_MAPS, SERVICE_ACCOUNTS)
                 continue
-            metadata = answer["metadata"]
-            server.records[place] = _Record(digest, applied_fields(metadata), metadata["uid"])
+            server.keep(place, digest, answer)
             outcome.written += 1
-            if resource is SERVICES:
-                outcome.cluster_ips = cluster_ips(answer)
-            elif resource is CONFIG_MAPS and existed:
+            if resource is CONFIG_MAPS and (known or place in owned.applied):
                 outcome.config_replaced = True
+        server.claimed.clear()
         return outcome
+
+    def _server(self, key: Key, uid: str) -> _Server:
+        server = self._servers.get(key)
+        if server is None or server.uid != uid:
+            server = self._servers[key] = _Server(uid)
+        return server
+
+    @staticmethod
+    def _due(server: _Server, manifests: Iterable[Manifest], owned: Owned) -> list[tuple[Place, Manifest, bytes]]:
+        """What was never applied, is wanted otherwise now, or was changed by somebody else."""
+        due: list[tuple[Place, Manifest, bytes]] = []
+        for manifest in manifests:
+            place = (manifest["kind"], manifest["metadata"]["name"])
+            digest = _digest(manifest)
+            record = server.records.get(place)
+            view = owned.applied.get(place)
+            if record is None or record.digest != digest or (view is not None and view.applied != record.applied):
+                due.append((place, manifest, digest))
+        return due
+
+    async def _claim_names(
+        self,
+        key: Key,
+        server: _Server,
+        due: Iterable[tuple[Place, Manifest, bytes]],
+        owned: Owned,
+        confirm: Callable[[], Awaitable[None]],
+    ) -> None:
+        """The names of all that is due are free or ours, else NameConflict."""
+        for number, (place, manifest, _) in enumerate(due):
+            if number == 0:
+                await confirm()
+            if place in server.records or place in owned.applied or place in server.claimed:
+                continue
+            await self._claim(key, server.uid, resource_of(manifest), place)
+            server.claimed.add(place)
 
     async def prune(self, key: Key, manifests: Iterable[Manifest], owned: Owned) -> int:
         """Delete what is owned and no longer wanted. A ConfigMap stays while a ReplicaSet refers to it."""

@@ -87,7 +87,7 @@ async def watch(
             try:
                 asyncio.run(_operate(registry_of(seen, connect), namespaces, started, stop))
                 failures = 0
-            except Exception as problem:  # noqa: BLE001: whatever ended it, it must go on
+            except Exception as problem:  # noqa: BLE001 - whatever ended it, it must go on
                 log.warning("the watch of MCPServers ended: %s: %s", type(problem).__name__, problem)
             failures += 1
             stop.wait(min(_BACKOFF_BASE * 2 ** min(failures - 1, 10), _BACKOFF_MAX) * random.uniform(0.5, 1.0))  # noqa: S311

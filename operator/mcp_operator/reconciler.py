@@ -9,7 +9,7 @@ business; here is only how soon it must be called again without an event.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -36,6 +36,9 @@ _FRESH = 5.0
 """An entry of the store that is younger (seconds) is believed without asking the API server before a write."""
 _CONFLICT_RETRY = 15.0
 """Seconds until a name that is taken is looked at again: nobody tells us when it becomes free."""
+
+
+Confirm = Callable[[], Awaitable[None]]
 
 
 class ReconcilerClient(Protocol):
@@ -167,14 +170,12 @@ class Reconciler:
             reports=self._reports.of(key),
         )
         again = self.settings.resync_interval * (0.5 + self._rng())
+        confirm = self._confirmation(key, entry)
         try:
             server = self._parse(entry)
         except SpecError as problem:
-            await self._tell(key, entry, memory, replace(facts, problems=tuple(problem.problems)))
+            await self._tell(key, entry, memory, replace(facts, problems=tuple(problem.problems)), confirm)
             return Result(again)
-
-        async def confirm() -> None:
-            await self._confirm(key, entry)
 
         wanted: Desired | None = None
         outcome = Outcome()
@@ -196,15 +197,13 @@ class Reconciler:
             if resolution.read_again is not None:
                 again = min(again, resolution.read_again)
             if not wanted.problems:
-                outcome = await self._applier.apply(key, entry.uid, wanted.manifests, owned, confirm)
-                if outcome.cluster_ips and outcome.cluster_ips != memory.cluster_ips:
-                    # The addresses of its own Service are among the allowed hosts.
-                    memory.cluster_ips = outcome.cluster_ips
+                found = await self._applier.apply_service(key, entry.uid, wanted.manifests, owned, confirm)
+                if found and found != memory.cluster_ips:
+                    # The addresses of its own Service are among the allowed hosts, so the config comes after it.
+                    memory.cluster_ips = found
                     wanted, _ = await self._desired(key, server, images, session_key, owned, memory)
-                    second = await self._applier.apply(key, entry.uid, wanted.manifests, owned, confirm)
-                    outcome.refused = outcome.refused or second.refused
-                    outcome.config_replaced = outcome.config_replaced or second.config_replaced
                     facts = replace(facts, config_hash=wanted.config_hash)
+                outcome = await self._applier.apply(key, entry.uid, wanted.manifests, owned, confirm)
                 await self._refresh_pods(key, wanted, owned, outcome.config_replaced)
                 if outcome.refused is None:
                     await self._applier.prune(key, wanted.manifests, owned)
@@ -212,7 +211,7 @@ class Reconciler:
             facts = replace(facts, conflict=conflict)
             again = min(again, _CONFLICT_RETRY)
         facts = replace(facts, apply_error=outcome.refused)
-        status = await self._tell(key, entry, memory, facts)
+        status = await self._tell(key, entry, memory, facts, confirm)
         self._follow(key, owned, status, wanted)
         return Result(again, failed=outcome.refused is not None)
 
@@ -232,7 +231,7 @@ class Reconciler:
             )
         return server
 
-    async def _session_key(self, key: Key, server: MCPServer, confirm: Callable[[], Any]) -> bytes:
+    async def _session_key(self, key: Key, server: MCPServer, confirm: Confirm) -> bytes:
         sessions = server.spec.sessions
         if sessions is not None and sessions.key_secret_ref is not None:
             reference = sessions.key_secret_ref
@@ -276,14 +275,24 @@ class Reconciler:
                 checksum = owned.deployment.environment_checksum
         return (desired(server, cluster, images, checksum=checksum) if checksum else wanted), resolution
 
-    async def _confirm(self, key: Key, entry: Entry) -> None:
-        """Before a write on the word of an old entry: does the MCPServer still exist, and is it the same one?"""
-        if self._clock() - entry.seen_at < _FRESH:
-            return
-        found = await self._client.get(MCP_SERVERS, *key)
-        if found is None or found["metadata"].get("uid") != entry.uid or found["metadata"].get("deletionTimestamp"):
-            raise Gone
-        self._store.put(found)
+    def _confirmation(self, key: Key, entry: Entry) -> Confirm:
+        """What is awaited before a write on the word of an old entry: does the MCPServer still exist, is it the same?
+
+        Raises Gone. Asks once.
+        """
+        confirmed = False
+
+        async def confirm() -> None:
+            nonlocal confirmed
+            if confirmed or self._clock() - entry.seen_at < _FRESH:
+                return
+            found = await self._client.get(MCP_SERVERS, *key)
+            if found is None or found["metadata"].get("uid") != entry.uid or found["metadata"].get("deletionTimestamp"):
+                raise Gone
+            self._store.put(found)
+            confirmed = True
+
+        return confirm
 
     async def _refresh_pods(self, key: Key, wanted: Desired, owned: Owned, replaced: bool) -> None:
         """Make the kubelet look at the ConfigMap now: it does when the annotations of a pod change."""
@@ -307,13 +316,13 @@ class Reconciler:
         found = entry.manifest.get("status")
         return found if isinstance(found, Mapping) else {}
 
-    async def _tell(self, key: Key, entry: Entry, memory: _Memory, facts: Facts) -> Mapping[str, Any]:
+    async def _tell(self, key: Key, entry: Entry, memory: _Memory, facts: Facts, confirm: Confirm) -> Mapping[str, Any]:
         status = build(facts)
         for condition in status.get("conditions", ()):
             if condition["type"] == "Ready":
                 self.ready[key] = (condition["status"], condition["reason"])
         if status != facts.previous:
-            await self._confirm(key, entry)
+            await confirm()
             try:
                 await self._client.apply_status(MCP_SERVERS, *key, status)
             except NotFound:
