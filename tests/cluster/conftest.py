@@ -14,17 +14,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from cluster import kubeconfigs
 from cluster.api import Api, eventually
 from cluster.container_process import possible
 from cluster.control_plane import Cluster, ControlPlane
+from cluster.crds import install_crds
 from cluster.kubernetes_programs import programs
 from cluster.pod_agent import PodAgent
 
 HERE = Path(__file__).resolve().parent
-CRDS = HERE.parents[1] / "crds"
 EXISTING = os.environ.get("OUTRIGGER_TEST_KUBECONFIG")
 TIMEOUT = 180
 
@@ -74,7 +73,13 @@ def _named(config: pytest.Config) -> bool:
 
 
 @pytest.fixture(scope="session")
-def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def failure_logs(request: pytest.FixtureRequest) -> dict[str, Callable[[], str]]:
+    """Title → what is added under it to the report of a test that fails."""
+    return request.session.stash.setdefault(_logs, {})
+
+
+@pytest.fixture(scope="session")
+def cluster(failure_logs: dict[str, Callable[[], str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The cluster of this run, with our CRDs, everybody's administrator."""
     if EXISTING:
         directory = tmp_path_factory.mktemp("existing-cluster")
@@ -83,10 +88,10 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield existing
         return
     with ControlPlane() as started:
-        request.session.stash.setdefault(_logs, {})["control plane"] = started.logs
+        failure_logs["control plane"] = started.logs
         install_crds(started.api)
         yield started
-        request.session.stash[_logs].clear()
+        del failure_logs["control plane"]
 
 
 @pytest.fixture
@@ -104,11 +109,12 @@ def api(cluster: Cluster) -> Api:
 
 
 @pytest.fixture(scope="session")
-def pod_agent(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[PodAgent]:
+def pod_agent(cluster: Cluster, failure_logs: dict[str, Callable[[], str]]) -> Iterator[PodAgent]:
     """What stands for a node; it acts in the namespaces that it is told to serve."""
     with PodAgent(cluster) as agent:
-        request.session.stash.setdefault(_logs, {})["pods"] = agent.logs
+        failure_logs["pods"] = agent.logs
         yield agent
+        del failure_logs["pods"]
 
 
 @pytest.fixture
@@ -167,18 +173,3 @@ def make_namespace(api: Api) -> Iterator[Callable[..., str]]:
 def namespace(make_namespace: Callable[..., str]) -> str:
     """A namespace of the test's own."""
     return make_namespace()
-
-
-def install_crds(api: Api) -> None:
-    """Apply `crds/`, and wait until the API server serves them."""
-    for file in sorted(CRDS.glob("*.yaml")):
-        for manifest in yaml.safe_load_all(file.read_text()):
-            api.apply(manifest)
-            name = manifest["metadata"]["name"]
-
-            def established(name: str = name) -> bool:
-                found = api.get("customresourcedefinitions", None, name) or {}
-                conditions = {one["type"]: one["status"] for one in found.get("status", {}).get("conditions", ())}
-                return conditions.get("Established") == "True"
-
-            eventually(established, f"the CRD {name} established")

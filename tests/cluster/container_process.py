@@ -86,15 +86,14 @@ def _value(api: Api, pod: dict[str, Any], namespace: str, variable: dict[str, An
 
 def process(
     container: dict[str, Any],
+    command: Sequence[str],
     volumes: Mapping[str, Path],
     env: Mapping[str, str],
     directory: Path,
     *,
-    entrypoint: Sequence[str] = (),
     programs: Mapping[str, Path] | None = None,
 ) -> BackgroundProcess:
-    """The container's process, not started. `entrypoint` stands for the image's; `programs` are put at these paths."""
-    command = [*(container.get("command") or entrypoint), *container.get("args", ())]
+    """The container's process, not started. `programs` are put at these paths."""
     command = [_expanded(word, env) for word in command]
     mounts = {}
     for mount in container.get("volumeMounts", ()):

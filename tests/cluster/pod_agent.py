@@ -28,6 +28,7 @@ from cluster.container_process import ConfigError, environment, process
 from cluster.control_plane import Cluster
 from cluster.pod_faults import Fault
 from cluster.pod_volumes import VolumeMissing, materialise
+from images.contents import recipes
 
 Object = dict[str, Any]
 Key = tuple[str, str]
@@ -85,9 +86,10 @@ class PodAgent:
     def __init__(self, cluster: Cluster, *, refresh: float = 60.0) -> None:
         self.refresh = refresh
         self.images: dict[str, Sequence[str]] = {}
-        """Image → the entry point that stands for it; the sidecar's images are known."""
+        """Image → the command that stands for it; our own images are known."""
         self.programs: dict[str, Path] = {}
         """Path in every container → program that is put there."""
+        self._ours = {recipe.reference: recipe.config for recipe in recipes()}
         self._access = cluster.access
         self._directory = Path(tempfile.mkdtemp(prefix="outrigger-pods-"))
         self._served: dict[str, bool] = {}
@@ -352,15 +354,22 @@ class PodAgent:
 
     def _container(self, api: Api, pod: _Pod, container: Object) -> BackgroundProcess:
         image = container["image"]
-        entrypoint = self.images.get(image)
         env = environment(api, pod.pod, container, pod.ip)
-        if entrypoint is None and image.rpartition("/")[2].partition(":")[0] in ("sidecar", "sidecar-runtime"):
-            entrypoint = ["outrigger-sidecar"]
+        command: Sequence[str] = ()
+        if image in self._ours:
+            config = self._ours[image]
+            command = [*config["Entrypoint"], *container.get("args", config["Cmd"])]
+            given = dict(variable.partition("=")[::2] for variable in config["Env"])
+            env = {name: value for name, value in given.items() if name.startswith(("MCP_", "OUTRIGGER_"))} | env
             # every pod has the machine's network: each sidecar takes its own address there
-            env["OUTRIGGER__FRONT__HOST"] = env["OUTRIGGER__FRONT__ADMIN_HOST"] = pod.ip
-        if entrypoint is None and not container.get("command"):
+            env |= {"OUTRIGGER__FRONT__HOST": pod.ip, "OUTRIGGER__FRONT__ADMIN_HOST": pod.ip}
+        elif image in self.images:
+            command = [*self.images[image], *container.get("args", ())]
+        elif not container.get("command"):
             raise ConfigError(f"the pod agent knows no image {image}")
-        return process(container, pod.volumes, env, pod.directory, entrypoint=entrypoint or (), programs=self.programs)
+        if "command" in container:
+            command = [*container["command"], *container.get("args", ())]
+        return process(container, command, pod.volumes, env, pod.directory, programs=self.programs)
 
     def _stop(self, pod: _Pod) -> None:
         for container in (*reversed(pod.main), *reversed(pod.init)):

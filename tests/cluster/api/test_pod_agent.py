@@ -14,6 +14,7 @@ import pytest
 from cluster import pod_faults
 from cluster.api import Api, eventually
 from cluster.pod_agent import PodAgent
+from images.contents import recipes
 from process_table import alive
 
 SECURITY = {
@@ -23,17 +24,17 @@ SECURITY = {
     "runAsUser": 1000,
     "seccompProfile": {"type": "RuntimeDefault"},
 }
+SIDECAR = recipes()[0].reference
 CHILD = str(Path(__file__).resolve().parents[2] / "children" / "tool_server.py")
 CONFIG = {"servers": {"one": {"command": sys.executable, "args": [CHILD]}}}
 
 
 def deployment(namespace: str, *, config: bool = False) -> dict[str, Any]:
     labels = {"app.kubernetes.io/name": "mcpserver", "app.kubernetes.io/instance": "one"}
-    container: dict[str, Any] = {"name": "sidecar", "image": "outrigger.local/sidecar:1", "securityContext": SECURITY}
+    container: dict[str, Any] = {"name": "sidecar", "image": SIDECAR, "securityContext": SECURITY}
     pod: dict[str, Any] = {"containers": [container]}
     if config:
         container |= {
-            "args": ["run", "--config", "/etc/outrigger/config.json"],
             "ports": [{"name": "mcp", "containerPort": 8080}, {"name": "admin", "containerPort": 9090}],
             "readinessProbe": {"httpGet": {"path": "/readyz", "port": "admin"}},
             "volumeMounts": [{"name": "config", "mountPath": "/etc/outrigger", "readOnly": True}],

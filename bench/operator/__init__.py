@@ -1,0 +1,1 @@
+"""What the operator costs: N MCPServers applied to a real API server on the same machine."""

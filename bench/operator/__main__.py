@@ -1,0 +1,5 @@
+"""`python -m bench.operator`."""
+
+from bench.operator.run import main
+
+main()
