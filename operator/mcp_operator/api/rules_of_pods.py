@@ -130,7 +130,7 @@ _MOUNT = (
     Declared(
         id="sub-path",
         rule="!has(self.subPath) || !self.subPath.matches('^/|(^|/)[.]{2}(/|$)')",
-        message="must be a path inside the volume: relative, without ..",
+        message="must stay inside the volume: no / at the beginning, and no .. in it",
         field=".subPath",
         accepted={"name": "data", "mountPath": "/data", "subPath": "models/small"},
         refused={"name": "data", "mountPath": "/data", "subPath": "../other"},
@@ -207,7 +207,7 @@ _OWN_VARIABLES = Declared(
 _KEY_TO_PATH = Declared(
     id="path-in-volume",
     rule="!self.path.matches('^/|(^|/)[.]{2}(/|$)')",
-    message="must be a path inside the volume: relative, without ..",
+    message="must stay inside the volume: no / at the beginning, and no .. in it",
     field=".path",
     accepted={"key": "ca.crt", "path": "certs/ca.crt"},
     refused={"key": "ca.crt", "path": "../ca.crt"},

@@ -126,7 +126,7 @@ def said_bounds(info: FieldInfo) -> str:
     mark = " %" if unit == "percent" else ""
     if low is not None and high is not None:
         return f"above {show(low)} and at most {show(high)}{mark}" if above else f"{show(low)} to {show(high)}{mark}"
-    return f"at least {show(low)}" if low is not None else ""
+    return f"at least {show(low)}" if low else ""
 
 
 def _is_number(annotation: Any) -> bool:

@@ -41,7 +41,9 @@ def _shape(value: Any, schema: Schema, path: str) -> Iterator[Problem]:
             yield Problem(path, f"must be {wanted(schema)}; it is {shown(value)}")
             return
     elif not _is(value, schema.get("type", "object")):
-        yield Problem(path, f"must be {wanted(schema)}; it is {shown(value, secret=is_secret(path))}")
+        # text where an object belongs is most often the secret that a reference was to name
+        secret = is_secret(path) or schema.get("type") in ("array", "object")
+        yield Problem(path, f"must be {wanted(schema)}; it is {shown(value, secret=secret)}")
         return
     match value:
         case dict():

@@ -38,7 +38,7 @@ class PodSecurityContext(Part):
     run_as_user: int | None = field(None, "User of every container that sets none, not root.", ge=1, le=2147483647)
     run_as_group: int | None = field(None, "Group of every container that sets none.", ge=0, le=2147483647)
     seccomp_profile: SeccompProfile | None = field(
-        None, "seccomp profile of every container; RuntimeDefault by default."
+        None, "The seccomp profile of every container; RuntimeDefault by default."
     )
 
 
@@ -56,7 +56,7 @@ class SecurityContext(Part):
         True,
         "Whether the image's files are read-only; /tmp can always be written.",
     )
-    seccomp_profile: SeccompProfile | None = field(None, "seccomp profile of the container.")
+    seccomp_profile: SeccompProfile | None = field(None, "The seccomp profile of the container.")
 
 
 class Resources(Part):

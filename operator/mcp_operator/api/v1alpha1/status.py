@@ -22,7 +22,7 @@ class Condition(Part):
         pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
     )
     status: Literal["True", "False", "Unknown"] = field(..., "Whether it is so.")
-    observed_generation: int | None = field(None, "metadata.generation that it was found for.", ge=0)
+    observed_generation: int | None = field(None, "The metadata.generation that it was found for.", ge=0)
     last_transition_time: Annotated[str, Format("date-time")] = field(..., "When status changed last.")
     reason: str = field(
         ...,
@@ -64,7 +64,7 @@ class MCPServerStatus(Part):
         list_type="map",
         keys=("type",),
     )
-    observed_generation: int | None = field(None, "metadata.generation that this status is about.", ge=0)
+    observed_generation: int | None = field(None, "The metadata.generation that this status is about.", ge=0)
     url: str | None = field(None, "Where callers inside the cluster find the server.", max_length=2048)
     era: Literal["Modern", "Legacy", "Both"] | None = field(
         None, "Which MCP the server speaks: Modern from 2026-07-28 on, Legacy up to 2025-11-25."
