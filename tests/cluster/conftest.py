@@ -19,7 +19,7 @@ from cluster import kubeconfigs
 from cluster.api import Api, eventually
 from cluster.container_process import possible
 from cluster.control_plane import Cluster, ControlPlane
-from cluster.crds import install_crds
+from cluster.crds import POD_MONITOR, install_crds
 from cluster.kubernetes_programs import programs
 from cluster.pod_agent import PodAgent
 
@@ -124,6 +124,12 @@ def real_pods(pod_agent: PodAgent, namespace: str) -> PodAgent:
         pytest.skip("not root: the containers of a pod need mount namespaces")
     pod_agent.serve(namespace, real=True)
     return pod_agent
+
+
+@pytest.fixture(scope="session")
+def pod_monitors(api: Api) -> None:
+    """The cluster knows PodMonitors from here on."""
+    install_crds(api, POD_MONITOR)
 
 
 @pytest.fixture(scope="session")

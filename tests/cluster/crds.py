@@ -1,4 +1,4 @@
-"""Our CRDs on an API server: applied from `crds/`, and waited for."""
+"""CRDs on an API server: ours from `crds/`, and what stands for those of others; applied, and waited for."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import yaml
 
 from cluster.api import Api, eventually
 
-CRDS = Path(__file__).resolve().parents[2] / "crds"
+OURS = Path(__file__).resolve().parents[2] / "crds"
+POD_MONITOR = Path(__file__).with_name("pod_monitor_crd.yaml")
 
 
-def install_crds(api: Api) -> None:
-    """Apply `crds/`, and wait until the API server serves them."""
-    for file in sorted(CRDS.glob("*.yaml")):
+def install_crds(api: Api, *files: Path) -> None:
+    """Apply the CRDs of these files (ours by default), and wait until the API server serves them."""
+    for file in files or sorted(OURS.glob("*.yaml")):
         for manifest in yaml.safe_load_all(file.read_text()):
             api.apply(manifest)
             name = manifest["metadata"]["name"]
