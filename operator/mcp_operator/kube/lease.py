@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
-from mcp_operator.errors import Conflict, KubeError, LeadershipLost
+from mcp_operator.errors import Conflict, KubeError, LeadershipLost, NotFound
 from mcp_operator.kube.client import Client
 from mcp_operator.kube.resources import LEASES
 
@@ -74,7 +74,8 @@ class LeaderElection:
         self._valid_until = _NEVER
         self._held: dict[str, Any] | None = None
         """The Lease as we wrote it last; None where it must be read first."""
-        self._seen: tuple[Any, ...] | None = None
+        self._seen: str | None = None
+        """The version of another's Lease, and when it was first seen."""
         self._seen_at = _NEVER
         self._seen_duration = lease_duration
 
@@ -159,36 +160,38 @@ class LeaderElection:
         return f"it could not be renewed for {self._renew_deadline:g} s"
 
     async def _renew(self) -> str:
+        wait = self._retry_period
         while True:
-            await self._sleep(self._retry_period)
+            await self._sleep(wait)
+            started = self._clock()
             try:
-                if not await self._attempt(max(self._retry_period, (self._valid_until - self._clock()) / 2)):
+                if not await self._attempt(max(self._retry_period, (self._valid_until - started) / 2)):
                     return f"{self.holder or 'somebody else'} has it"
+                wait = self._retry_period
             except KubeError as problem:
                 logger.warning("cannot renew the lease %s/%s: %s", self._namespace, self._name, problem)
+                wait = max(self._retry_period - (self._clock() - started), self._retry_period / 4)
 
     async def _attempt(self, timeout: float) -> bool:
         """Take or renew the Lease if it is ours or free. Whether it is ours then; `timeout` is of one request."""
-        lease, self._held = self._held, None  # read it again where this fails: who knows how far it got
-        if lease is None:
-            lease = await self._client.get(LEASES, self._namespace, self._name, timeout=timeout)
-            self.last_contact = self._clock()
-        if not self._free(lease):
-            return False
-        started = self._clock()
-        try:
+        for last in (False, True):
+            lease, self._held = self._held, None  # to be read again where this fails: who knows how far it got
             if lease is None:
-                self._held = await self._client.create(self._record({}, taken=True), timeout=timeout)
-            else:
-                taken = self._holder(lease) != self._identity
-                self._held = await self._client.replace(self._record(lease, taken=taken), timeout=timeout)
-        except Conflict:  # somebody was faster, or it was our own lost renewal
-            lease = await self._client.get(LEASES, self._namespace, self._name, timeout=timeout)
-            self.last_contact = self._clock()
-            if not self._free(lease) or lease is None or self._holder(lease) != self._identity:
+                lease = await self._client.get(LEASES, self._namespace, self._name, timeout=timeout)
+                self.last_contact = self._clock()
+            if not self._free(lease):
                 return False
             started = self._clock()
-            self._held = await self._client.replace(self._record(lease, taken=False), timeout=timeout)
+            try:
+                if lease is None:
+                    self._held = await self._client.create(self._record({}, taken=True), timeout=timeout)
+                else:
+                    taken = self._holder(lease) != self._identity
+                    self._held = await self._client.replace(self._record(lease, taken=taken), timeout=timeout)
+                break
+            except (Conflict, NotFound):  # somebody was faster, or a renewal of ours whose answer was lost
+                if last:
+                    raise
         self.last_contact = self._clock()
         self.holder = self._identity
         self._seen = None
@@ -207,9 +210,9 @@ class LeaderElection:
         if holder in ("", self._identity):
             return True
         spec = lease["spec"]
-        seen = (holder, spec.get("renewTime"), spec.get("acquireTime"), spec.get("leaseTransitions"))
-        if seen != self._seen:
-            self._seen, self._seen_at = seen, now
+        version = lease["metadata"]["resourceVersion"]  # not renewTime: the other's clock may stand still
+        if version != self._seen:
+            self._seen, self._seen_at = version, now
             self._seen_duration = max(self._lease_duration, float(spec.get("leaseDurationSeconds") or 0))
         return now - self._seen_at >= self._seen_duration
 
