@@ -76,13 +76,13 @@ func examine(command, file, directory string) error {
 		return nil
 	}
 	line, _, _ = bytes.Cut(line, []byte("\n"))
-	fields := bytes.Fields(line)
+	fields := bytes.FieldsFunc(line, func(c rune) bool { return c == ' ' || c == '\t' }) // not \r: a DOS script fails
 	if len(fields) == 0 {
 		return nil
 	}
 	interpreter := string(fields[0])
 	if _, err := os.Stat(inside(directory, interpreter)); errors.Is(err, os.ErrNotExist) {
-		return fail(exitNotFound, "command not found: the script %s is to be run by %s, which the server's image lacks; set spec.stdio.command to a program that it has", command, interpreter)
+		return fail(exitNotFound, "command not found: the script %s is to be run by %q, which the server's image lacks; set spec.stdio.command to a program that it has", command, interpreter)
 	}
 	return nil
 }

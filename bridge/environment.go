@@ -36,10 +36,11 @@ func (e *environment) read() (variables, secrets []string, err error) {
 		reading := &reading{bases: make(map[string]string)}
 		variables, secrets, err = e.readOnce(reading)
 		if reading.current() {
-			break // else a volume changed meanwhile, and what was read may be half of one version
+			return variables, secrets, err
 		}
+		// A volume changed meanwhile: what was read may be half of one version.
 	}
-	return variables, secrets, err
+	return nil, nil, errors.New("the files of the environment change faster than they can be read")
 }
 
 func (e *environment) readOnce(reading *reading) (variables, secrets []string, err error) {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"io"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -12,6 +13,12 @@ import (
 )
 
 const acceptPause = 100 * time.Millisecond
+
+// Same number on amd64 and arm64 (close_range(2)).
+const (
+	sysCloseRange     = 436
+	closeRangeCloexec = 4
+)
 
 // A server is the bridge at work.
 type server struct {
@@ -36,6 +43,8 @@ func serve(options *serveOptions, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	// What we were given beyond stdin, stdout and stderr is not for the processes. (Linux before 5.11 cannot.)
+	_, _, _ = syscall.RawSyscall(sysCloseRange, 3, math.MaxUint32, closeRangeCloexec)
 	// Core dumps would write secrets to a disk. Inherited.
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
 	hangups, err := newHangupWatch()
