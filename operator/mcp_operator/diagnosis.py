@@ -41,6 +41,7 @@ PRECEDENCE = (
 CRASH_MEMORY = 600.0
 """Seconds that a restarted container must run before its crash is past: then the kubelet forgets its back-off, too."""
 
+_DEADLINE, _NO_REPLICA_SET = "ProgressDeadlineExceeded", "ReplicaSetCreateError"
 _PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _PULL_MORE = ("RegistryUnavailable", "SignatureValidationFailed", "ErrImageUnpack")
 _REFUSED = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError")
@@ -103,7 +104,7 @@ def diagnose(
     current = current_replica_set(deployment, replica_sets)
     if current is None:
         # The ReplicaSet itself may be refused, by a quota on ReplicaSets for example.
-        refused = _condition(deployment, "ReplicaFailure") if deployment.observed else ""
+        refused = next((each.message for each in deployment.conditions if each.reason == _NO_REPLICA_SET), "")
         return Diagnosis("PodRefused", _refused(refused)) if refused else None
     found: list[tuple[int, Diagnosis]] = []
     mine = pods_of(current, pods)
@@ -116,17 +117,17 @@ def diagnose(
         found.append((PRECEDENCE.index("PodRefused"), Diagnosis("PodRefused", _refused(failure))))
     if found:
         return min(found, key=lambda each: each[0])[1]
-    if stuck(deployment) and deployment.observed:
+    if stuck(deployment, current):
         return Diagnosis("RolloutStuck", _stuck(deployment, current, mine))
     return None
 
 
-def stuck(deployment: DeploymentView) -> bool:
-    """Whether the Deployment's rollout made no progress for its deadline."""
-    return any(
-        each.type == "Progressing" and each.status == "False" and each.reason == "ProgressDeadlineExceeded"
-        for each in deployment.conditions
-    )
+def stuck(deployment: DeploymentView, current: ReplicaSetView | None) -> bool:
+    """Whether the rollout made no progress for its deadline, or cannot begin. `current`: see `current_replica_set`."""
+    reasons = {each.reason for each in deployment.conditions if each.type == "Progressing" and each.status == "False"}
+    if current is None:
+        return _NO_REPLICA_SET in reasons
+    return _DEADLINE in reasons and deployment.observed
 
 
 def pod_cause(pod: PodView, report: Report | None, now: str) -> Diagnosis | None:
@@ -268,10 +269,6 @@ def _stuck(deployment: DeploymentView, current: ReplicaSetView, pods: tuple[PodV
 def _refused(message: str) -> str:
     words = _GENERATED.sub(r"\1…\2", message)
     return f"the API server refuses the pods: {clean(words, 512)}"
-
-
-def _condition(deployment: DeploymentView, kind: str) -> str:
-    return next((each.message for each in deployment.conditions if each.type == kind and each.status == "True"), "")
 
 
 def _fails(kind: str, status: str) -> bool:

@@ -216,7 +216,8 @@ def _progressing(facts: Facts, rollout: _Rollout, blocked: Finding | None) -> Fi
     deployment = facts.deployment
     if blocked is not None:
         return Finding("Progressing", "Blocked", f"the newest spec is not applied ({blocked.reason})")
-    if deployment is None or deployment.observed_generation == 0:
+    halted = deployment is not None and stuck(deployment, rollout.current)
+    if deployment is None or (deployment.observed_generation == 0 and not halted):
         return Finding("Progressing", "NotYetKnown", "the Deployment was just made")
     if rollout.done:
         if facts.turn == "Wait":
@@ -228,7 +229,7 @@ def _progressing(facts: Facts, rollout: _Rollout, blocked: Finding | None) -> Fi
     if deployment.paused:
         resume = f"kubectl -n {facts.namespace} rollout resume deployment/{deployment.name}"
         return Finding("Progressing", "RolloutPaused", f"{rollout.count} run the newest spec; go on with: {resume}")
-    if deployment.observed and stuck(deployment):
+    if halted:
         return Finding("Progressing", "RolloutStuck", f"{rollout.count} run the newest spec, and it does not go on")
     return Finding("Progressing", "RollingOut", f"{rollout.count} run the newest spec")
 
