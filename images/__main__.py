@@ -18,10 +18,10 @@ def build(wanted: list[Recipe], output: Path) -> dict[str, Path]:
         stages: dict[str, Stage] = {}
         layers: dict[str, Layer] = {}
         for recipe in wanted:
-            for name in recipe.layers:
+            for index, name in enumerate(recipe.layers):
                 if name not in layers:
                     stage = Stage(Path(folder, name))
-                    LAYERS[name](stage, list(stages.values()))
+                    LAYERS[name](stage, [stages[below] for below in recipe.layers[:index]])
                     stages[name] = stage
                     layers[name] = write_layer(name, stage, Path(folder, f"{name}.tar"))
             path = output / f"{recipe.name}.tar"

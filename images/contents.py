@@ -2,10 +2,12 @@
 
     sidecar          = base + packages + bridge + application
     sidecar-runtime  = base + packages + bridge + application + runtime
+    operator         = base + operator-packages + operator-application
 
 ``base`` is the Python of this machine with its shared libraries and certificates, ``packages`` what
 requirements/sidecar.txt pins, ``bridge`` the program that pods copy into a server's own image, ``application`` the
-sidecar itself, ``runtime`` Node, npm and uv with a shell, for servers started by npx and uvx.
+sidecar itself, ``runtime`` Node, npm and uv with a shell, for servers started by npx and uvx. The operator's two are
+like the sidecar's, and hold nothing of the data plane.
 """
 
 import os
@@ -15,6 +17,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from images import bridge as program
 from images.archive import Recipe
@@ -26,6 +29,8 @@ USER = 65532
 HOME = "/home/outrigger"
 VENV = "/opt/outrigger"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+SHARED = ("__init__.py", "config", "errors.py", "py.typed")
+"""What the operator uses of `mcp_sidecar`."""
 
 _PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _SITE = f"{VENV}/lib/{_PYTHON}/site-packages"
@@ -82,12 +87,25 @@ def base(stage: Stage, below: Sequence[Stage]) -> None:
 
 def packages(stage: Stage, below: Sequence[Stage]) -> None:
     """The locked packages of the sidecar, in the virtual environment that the Dockerfile makes too."""
+    _packages(stage, below, "sidecar")
+
+
+def operator_packages(stage: Stage, below: Sequence[Stage]) -> None:
+    """The locked packages of the operator, in an environment of the same place.
+
+    Its requests are its own: the typed calls of the Kubernetes client stay out, 70 MB of them.
+    """
+    _packages(stage, below, "operator", remove=("kubernetes/client/api", "kubernetes/aio/client/api"))
+
+
+def _packages(stage: Stage, below: Sequence[Stage], lock: str, remove: Sequence[str] = ()) -> None:
     stage.text(
         f"{VENV}/pyvenv.cfg",
         f"home = /usr/local/bin\ninclude-system-site-packages = false\nversion = {sys.version.split()[0]}\n",
     )
     stage.link(f"{VENV}/bin/python", f"/usr/local/bin/{_PYTHON}")
-    _install(stage, "--require-hashes", "-r", str(ROOT / "requirements" / "sidecar.txt"))
+    _install(stage, "--require-hashes", "-r", str(ROOT / "requirements" / f"{lock}.txt"))
+    stage.remove(*(f"{_SITE[1:]}/{path}" for path in remove))
     stage.libraries(below)
     _compile(stage, _SITE)
 
@@ -99,14 +117,24 @@ def bridge(stage: Stage, below: Sequence[Stage]) -> None:
 
 def application(stage: Stage, below: Sequence[Stage]) -> None:
     """The sidecar without the operator, which shares its distribution."""
-    _install(stage, "--no-deps", "--no-build-isolation", "--no-cache", str(ROOT))
+    _program(stage, "outrigger-sidecar", "mcp_sidecar.cli")
     stage.remove(f"{_SITE[1:]}/mcp_operator")
-    stage.text(
-        f"{VENV}/bin/outrigger-sidecar",
-        f"#!{VENV}/bin/python\nimport sys\n\nfrom mcp_sidecar.cli import main\n\nsys.exit(main())\n",
-        executable=True,
-    )
     _compile(stage, _SITE)
+
+
+def operator_application(stage: Stage, below: Sequence[Stage]) -> None:
+    """The operator, and of the sidecar what its configuration is: the contract between the two."""
+    _program(stage, "outrigger", "mcp_operator.cli")
+    for path in stage.at(f"{_SITE}/mcp_sidecar").iterdir():
+        if path.name not in SHARED:
+            stage.remove(path.relative_to(stage.root).as_posix())
+    _compile(stage, _SITE)
+
+
+def _program(stage: Stage, name: str, module: str) -> None:
+    _install(stage, "--no-deps", "--no-build-isolation", "--no-cache", str(ROOT))
+    text = f"#!{VENV}/bin/python\nimport sys\n\nfrom {module} import main\n\nsys.exit(main())\n"
+    stage.text(f"{VENV}/bin/{name}", text, executable=True)
 
 
 def runtime(stage: Stage, below: Sequence[Stage]) -> None:
@@ -139,38 +167,55 @@ LAYERS: dict[str, Callable[[Stage, Sequence[Stage]], None]] = {
     "bridge": bridge,
     "application": application,
     "runtime": runtime,
+    "operator-packages": operator_packages,
+    "operator-application": operator_application,
 }
 
 _ENVIRONMENT = {
     "PATH": f"{VENV}/bin:/usr/local/bin:/usr/bin:/bin",
     "HOME": HOME,
     "LANG": "C.UTF-8",
-    "MCP_CONFIG_PATH": "/etc/outrigger/config.json",
-    # In a pod, behind its NetworkPolicy; outside of one the default is loopback.
-    "OUTRIGGER__FRONT__ADMIN_HOST": "0.0.0.0",  # noqa: S104
-    "OUTRIGGER__FRONT__HOST": "0.0.0.0",  # noqa: S104
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUNBUFFERED": "1",
     "SSL_CERT_FILE": CERTIFICATES,
 }
+# In a pod, behind its NetworkPolicy; outside of one the default is loopback.
+_SIDECAR_ENVIRONMENT = {
+    "MCP_CONFIG_PATH": "/etc/outrigger/config.json",
+    "OUTRIGGER__FRONT__ADMIN_HOST": "0.0.0.0",  # noqa: S104
+    "OUTRIGGER__FRONT__HOST": "0.0.0.0",  # noqa: S104
+}
+_OPERATOR_ENVIRONMENT = {"OUTRIGGER_OPERATOR__ADMIN__HOST": "0.0.0.0"}  # noqa: S104
 
 
 def recipes() -> list[Recipe]:
     """The images."""
-    common = {
-        "User": f"{USER}:{USER}",
-        "Env": [f"{name}={value}" for name, value in _ENVIRONMENT.items()],
-        "Entrypoint": ["outrigger-sidecar"],
-        "Cmd": ["run"],
-        "WorkingDir": HOME,
-        "ExposedPorts": {"8080/tcp": {}, "9090/tcp": {}},
-        "StopSignal": "SIGTERM",
-    }
+    sidecar = _config("outrigger-sidecar", _SIDECAR_ENVIRONMENT, ports=(8080, 9090))
+    operator = _config("outrigger", _OPERATOR_ENVIRONMENT, ports=(8081,))
     layers = ("base", "packages", "bridge", "application")
     return [
-        Recipe("sidecar", f"{REGISTRY}/sidecar:{version()}", layers, common),
-        Recipe("sidecar-runtime", f"{REGISTRY}/sidecar-runtime:{version()}", (*layers, "runtime"), common),
+        Recipe("sidecar", f"{REGISTRY}/sidecar:{version()}", layers, sidecar),
+        Recipe("sidecar-runtime", f"{REGISTRY}/sidecar-runtime:{version()}", (*layers, "runtime"), sidecar),
+        Recipe(
+            "operator",
+            f"{REGISTRY}/operator:{version()}",
+            ("base", "operator-packages", "operator-application"),
+            operator,
+        ),
     ]
+
+
+def _config(program: str, environment: dict[str, str], ports: Sequence[int]) -> dict[str, Any]:
+    variables = {**_ENVIRONMENT, **environment}
+    return {
+        "User": f"{USER}:{USER}",
+        "Env": [f"{name}={value}" for name, value in sorted(variables.items())],
+        "Entrypoint": [program],
+        "Cmd": ["run"],
+        "WorkingDir": HOME,
+        "ExposedPorts": {f"{port}/tcp": {} for port in ports},
+        "StopSignal": "SIGTERM",
+    }
 
 
 def _install(stage: Stage, *what: str) -> None:
@@ -186,10 +231,11 @@ def _install(stage: Stage, *what: str) -> None:
 def _compile(stage: Stage, path: str) -> None:
     """Byte code beside every module: a pod's file system is read-only, and compiling at each start costs a second.
 
-    By unchecked hashes, as the times of an image's files say nothing.
+    By unchecked hashes, as the times of an image's files say nothing. The models of the Kubernetes client, of which
+    three are used, stay as they are.
     """
     command = [sys.executable, "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash"]
-    command += ["-s", str(stage.root), "-p", "/", str(stage.at(path))]
+    command += ["-s", str(stage.root), "-p", "/", "-x", "kubernetes/(aio/)?client/models/", str(stage.at(path))]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "0"}, stdout=subprocess.DEVNULL)
 
 

@@ -2,12 +2,9 @@
 
 import contextlib
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 import urllib.error
 import urllib.request
@@ -19,22 +16,7 @@ import pytest
 from images.__main__ import build
 from images.contents import USER, recipes
 from sidecar_process import free_ports
-
-# What a pod gives: a read-only root, /proc, /dev/null, writable /tmp and home; then the image's user.
-# All in a mount namespace, which goes with the process.
-ENTER = f"""
-inside=$PATH PATH=/usr/sbin:/usr/bin:/sbin:/bin
-chroot=$(command -v chroot)
-mount --bind "$0" "$0"
-mount -o remount,bind,ro "$0"
-mount -t proc proc "$0/proc"
-mount --bind /dev/null "$0/dev/null"
-mount -t tmpfs -o mode=1777 tmpfs "$0/tmp"
-mount -t tmpfs -o uid={USER} tmpfs "$0/home/outrigger"
-PATH=$inside
-exec "$chroot" --userspec={USER}:{USER} "$0" "$@"
-"""
-UNSHARE = shutil.which("unshare", path="/usr/sbin:/usr/bin:/sbin:/bin") or "unshare"
+from unpacked_image import Root, unpacked
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -57,54 +39,16 @@ for line in sys.stdin:
 """
 
 
-class Root:
-    """An unpacked image, and the command that enters it as its user."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.environment: dict[str, str] = {}
-        self.command: list[str] = []
-
-    def enter(self, *command: str) -> list[str]:
-        return [UNSHARE, "--mount", "/bin/bash", "-ec", ENTER, str(self.path), *command]
-
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.enter(*command), env=self.environment, capture_output=True, text=True, timeout=60)
-
-
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return build(recipes(), tmp_path_factory.mktemp("images"))
+    wanted = [recipe for recipe in recipes() if recipe.name.startswith("sidecar")]
+    return build(wanted, tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module", params=["sidecar", "sidecar-runtime"])
 def root(request: pytest.FixtureRequest, archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Root:
-    """The image unpacked as an engine would, layer by layer, with its configuration's environment and command."""
-    if os.geteuid() != 0:
-        pytest.skip("entering an image's file system takes root: run these as root")
-    found = Root(tmp_path_factory.mktemp("unpacked") / "root")
-    with tarfile.open(archives[request.param]) as archive:
-        (image,) = json.loads(read(archive, "manifest.json"))
-        config = json.loads(read(archive, image["Config"]))["config"]
-        for name in image["Layers"]:
-            layer = archive.extractfile(name)
-            assert layer is not None
-            with tarfile.open(fileobj=layer) as files:
-                files.extractall(found.path, filter="fully_trusted")
-    assert config["User"] == f"{USER}:{USER}"
-    found.environment = dict(pair.split("=", 1) for pair in config["Env"])
-    found.command = [*config["Entrypoint"], *config["Cmd"]]
-    (found.path / "dev/null").touch()
-    # pytest's folders are for their owner only; the image's user has to pass.
-    for folder in [found.path, *list(found.path.parents)[:3]]:
-        folder.chmod(0o755)
-    return found
-
-
-def read(archive: tarfile.TarFile, name: str) -> bytes:
-    file = archive.extractfile(name)
-    assert file is not None
-    return file.read()
+    """The image unpacked, with its configuration's environment and command."""
+    return unpacked(archives[request.param], tmp_path_factory.mktemp("unpacked") / "root")
 
 
 @contextlib.contextmanager

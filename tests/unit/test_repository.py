@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCKS = ("uv", "build", "runtime", "sidecar", "client", "dev")
+LOCKS = ("uv", "build", "runtime", "sidecar", "client", "operator", "dev")
 MAX_LINES = 400
 MAX_BYTES = 2 * 2**20
 
@@ -144,6 +144,7 @@ def locked() -> list[tuple[str, str]]:
     asked = {
         "sidecar": base + extras["sidecar"],
         "client": base + extras["sidecar"] + extras["client"],
+        "operator": base + extras["operator"],
         "dev": base + [one for group in (*extras.values(), *groups.values()) for one in group],
     }
     for path in (ROOT / "requirements").glob("*.in"):
@@ -161,13 +162,17 @@ def test_lock_fits_what_is_asked_for(lock: str, requirement: str) -> None:
 
 def test_images_hold_what_was_tested() -> None:
     dev = pins("dev")
-    for lock in ("uv", "build", "runtime", "sidecar", "client"):
+    for lock in ("uv", "build", "runtime", "sidecar", "client", "operator"):
         for name, version in pins(lock).items():
             assert dev.get(name) == version, f"{name} in requirements/{lock}.txt is not what the tests run with"
 
 
 def test_sidecar_image_is_lean() -> None:
     assert set(pins("sidecar")) & {"mcp", "kopf", "kubernetes", "aiohttp", "starlette", "prometheus-client"} == set()
+
+
+def test_operator_image_holds_no_data_plane() -> None:
+    assert set(pins("operator")) & {"mcp", "httptools", "msgspec", "uvloop", "cryptography"} == set()
 
 
 def test_console_scripts_start_something() -> None:
