@@ -49,6 +49,13 @@ def mcpserver_reference() -> str:
     return reference()
 
 
+def conditions() -> str:
+    """Every condition of an MCPServer and its reasons, for people."""
+    from conditions_page import conditions_page
+
+    return conditions_page()
+
+
 def errors() -> str:
     """Every error of the sidecar's own, for callers and for whoever is on call."""
     from errors_page import errors_page
@@ -58,6 +65,7 @@ def errors() -> str:
 
 GENERATED: dict[str, Callable[[], str]] = {
     "crds/outrigger.dev_mcpservers.yaml": crd,
+    "docs/conditions.md": conditions,
     "docs/config.schema.json": config_schema,
     "docs/configuration.md": config_reference,
     "docs/errors.md": errors,

@@ -104,8 +104,8 @@ def diagnose(
     current = current_replica_set(deployment, replica_sets)
     if current is None:
         # The ReplicaSet itself may be refused, by a quota on ReplicaSets for example.
-        refused = next((each.message for each in deployment.conditions if each.reason == _NO_REPLICA_SET), "")
-        return Diagnosis("PodRefused", _refused(refused)) if refused else None
+        refused = next((each.message for each in deployment.conditions if each.reason == _NO_REPLICA_SET), None)
+        return Diagnosis("PodRefused", _refused(refused)) if refused is not None else None
     found: list[tuple[int, Diagnosis]] = []
     mine = pods_of(current, pods)
     for pod in mine:

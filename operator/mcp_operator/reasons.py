@@ -61,7 +61,7 @@ _MISSING = (
 """Reasons that `SecretsResolved` and `Ready` have in common."""
 
 _ROWS = (
-    Reason("Ready", "Ready", "True", "Good", "All wanted replicas run the newest spec and serve.", "Nothing."),
+    Reason("Ready", "Ready", "True", "Good", "The newest spec is rolled out and serves.", "Nothing."),
     Reason(
         "Ready",
         "RolloutWaiting",
@@ -206,7 +206,7 @@ _ROWS = (
         "False",
         "Bad",
         "The sidecars run, and the server behind them does not answer.",
-        "The message has their last error: is the server up, is `spec.remote.url` right, may the pods reach it?",
+        "The message has their last error. Is the server up, is `spec.remote.url` right, may the pods reach it? Mend that.",
     ),
     Reason("Ready", "Progressing", "False", "Waiting", "The newest spec is being rolled out.", "Wait."),
     Reason(
