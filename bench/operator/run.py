@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from bench.measure import BenchError, cpu_microseconds, resident_mib  # noqa: E402
 from bench.operator.fleet import Fleet  # noqa: E402
 from cluster.conftest import install_crds  # noqa: E402
-from cluster.control_plane import ControlPlane  # noqa: E402
+from cluster.control_plane import AuditEvent, ControlPlane  # noqa: E402
 from cluster.kubernetes_programs import version  # noqa: E402
 from cluster.operator_process import OperatorProcess, install  # noqa: E402
 
@@ -48,7 +48,8 @@ class Round:
     """Until the last write of the operator."""
     cpu: float = 0.0
     """CPU seconds until then."""
-    requests: int = 0
+    requests: dict[str, int] = field(default_factory=dict)
+    """Verb and resource → how many, until then."""
     empty_rss: float = 0.0
     rss: float = 0.0
     peak_rss: float = 0.0
@@ -97,31 +98,34 @@ def _measure(result: Round, cluster: ControlPlane, operator: OperatorProcess, re
     result.applied = time.monotonic() - began
     _say(f"{result.servers}: applied in {result.applied:.1f} s")
 
-    def events(since: int) -> Counter[str]:
-        """The operator's requests: write, read."""
-        mine = [one for one in cluster.audit(since) if one.user == account and one.resource != "leases"]
-        return Counter("write" if one.is_write else "read" for one in mine)
+    def requests(since: int) -> list[AuditEvent]:
+        """The operator's, but for its Lease."""
+        return [one for one in cluster.audit(since) if one.user == account and one.resource != "leases"]
+
+    def writes(since: int) -> int:
+        return sum(one.is_write for one in requests(since))
 
     last = -1
 
     def quiet() -> bool:
         nonlocal last
-        now = events(mark)["write"]
+        now = writes(mark)
         still, last = now == last, now
         return still
 
     _wait(quiet, APPLY_TIMEOUT, "the operator did not come to rest", interval=QUIET)
-    mine = [one for one in cluster.audit(mark) if one.user == account and one.is_write and one.resource != "leases"]
-    result.settled = max(one.at for one in mine) - wall
+    seen = requests(mark)
+    result.settled = max(one.at for one in seen if one.is_write) - wall
     result.cpu = (cpu_microseconds([pid]) - before) / 1e6
-    result.requests = sum(events(mark).values())
+    result.requests = dict(Counter(f"{one.verb} {one.resource}" for one in seen).most_common())
 
     rest_mark, rest_began, rest_cpu = cluster.audit_mark(), time.monotonic(), cpu_microseconds([pid])
     time.sleep(rest)
     result.rest = time.monotonic() - rest_began
     result.rest_cpu = (cpu_microseconds([pid]) - rest_cpu) / 1e6
-    at_rest = events(rest_mark)
-    result.rest_writes, result.rest_reads = at_rest["write"], at_rest["read"]
+    at_rest = requests(rest_mark)
+    result.rest_writes = writes(rest_mark)
+    result.rest_reads = len(at_rest) - result.rest_writes
     _say(f"{result.servers}: at rest {result.rest_writes} writes, {result.rest_percent:.2f} % of a core")
 
     step = max(1, result.servers // changes)
@@ -153,7 +157,7 @@ def table(rounds: Sequence[Round]) -> str:
         ("all applied", lambda one: f"{one.applied:.1f} s"),
         ("last status written", lambda one: f"{one.settled:.1f} s"),
         ("CPU for each", lambda one: f"{1000 * one.cpu / one.servers:.1f} ms"),
-        ("requests for each", lambda one: f"{one.requests / one.servers:.1f}"),
+        ("requests for each", lambda one: f"{sum(one.requests.values()) / one.servers:.1f}"),
         ("RSS before / after / peak", lambda one: f"{one.empty_rss:.0f} / {one.rss:.0f} / {one.peak_rss:.0f} MiB"),
         ("writes at rest", lambda one: f"{one.rest_writes} in {one.rest:.0f} s"),
         ("CPU at rest", lambda one: f"{one.rest_percent:.2f} %"),
