@@ -146,6 +146,7 @@ def configure_logging(settings: Log) -> None:
     handler = logging.StreamHandler(sys.stderr)
     formatter: Callable[[], logging.Formatter] = _json if settings.format == "Json" else _text
     handler.setFormatter(formatter())
+    handler.addFilter(_without_kopf_objects)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
@@ -154,6 +155,13 @@ def configure_logging(settings: Log) -> None:
             logging.getLogger(name).setLevel(logging.WARNING)
     # It says that it leaves the signals alone, as it should.
     logging.getLogger("kopf._core.reactor.running").setLevel(logging.CRITICAL)
+
+
+def _without_kopf_objects(record: logging.LogRecord) -> bool:
+    """kopf hands its settings and objects on with each record: nothing for a line of text."""
+    for name in ("settings", "k8s_ref", "k8s_skip"):
+        record.__dict__.pop(name, None)
+    return True
 
 
 def _json() -> logging.Formatter:
