@@ -1,4 +1,5 @@
-"""The examples that `--help` of each command ends with. Text only; a test runs every example."""
+"""The examples that `--help` of each command ends with. Text only; a test parses every example and runs
+those that need no cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ EPILOGS = {
 examples:
   outrigger up -f examples/mcpservers/notes.yaml
   outrigger up -f examples/mcpservers/ -v
-  outrigger up -f examples/mcpservers/http.yaml --server weather=http://127.0.0.1:8000/mcp
+  outrigger up -f examples/mcpservers/http.yaml --server web-notes=http://127.0.0.1:8000/mcp
   outrigger up -f examples/mcpservers/stdio-image.yaml --without-images
 
 Each MCPServer gets a sidecar of its own: http://127.0.0.1:8080/mcp, then 8081 and so on. Secrets and ConfigMaps of the

@@ -111,6 +111,7 @@ def _runnable(document: Document, kind: str, stand_in: str | None, *, without_im
     """`document` with what stands in for an image."""
     content = copy.deepcopy(document.content)
     spec = content["spec"]
+    container = (spec.get("podTemplate") or {}).pop("server", None) or {}
     if stand_in is not None:
         old = spec.pop(kind)
         spec["remote"] = {"url": stand_in, **{name: old[name] for name in ("transport", "headers") if name in old}}
@@ -127,19 +128,17 @@ def _runnable(document: Document, kind: str, stand_in: str | None, *, without_im
                 "its image cannot run here; add --without-images to run its command on this machine, or start the "
                 f"server yourself and add --server {document.name}=http://127.0.0.1:8000/mcp"
             )
-        _without_image(spec)
+        _without_image(spec["stdio"], container)
     return type(document)(document.source, document.number, document.line, content)
 
 
-def _without_image(spec: dict[str, Any]) -> None:
+def _without_image(stdio: dict[str, Any], container: dict[str, Any]) -> None:
     """Run the command here: with the variables that its container would get, and in this directory."""
-    stdio = spec["stdio"]
     for name in ("image", "imagePullPolicy", "workingDir"):
         stdio.pop(name, None)
-    variables = spec.get("podTemplate", {}).get("server", {}).pop("env", [])
-    if variables:
-        own = {variable["name"] for variable in stdio.get("env", [])}
-        stdio["env"] = [*(one for one in variables if one["name"] not in own), *stdio.get("env", [])]
+    own = stdio.get("env") or []
+    names = {variable["name"] for variable in own}
+    stdio["env"] = [*(one for one in container.get("env") or () if one["name"] not in names), *own]
 
 
 def _files(document: Document, documents: Documents, wanted: Desired) -> tuple[dict[str, bytes], list[str]]:
