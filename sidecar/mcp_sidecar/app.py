@@ -23,6 +23,7 @@ from mcp_sidecar.front.gate import FrontGate
 from mcp_sidecar.front.hosts import HostPolicy
 from mcp_sidecar.front.limits import ListenerSettings
 from mcp_sidecar.front.listener import Listener
+from mcp_sidecar.front.replicas import KEPT_IDLE, Forwarding, Replicas
 from mcp_sidecar.front.request import Request
 from mcp_sidecar.front_files import FrontFiles
 from mcp_sidecar.pipeline.stack import Tasks
@@ -81,6 +82,7 @@ class Sidecar:
         )
         self.watcher = Watcher(config.secrets.poll_interval)
         self._files = FrontFiles(log, self.catalogue, self.watcher)
+        address = settings.address(config)
         self.store = SecretStore(config, directory=loaded.directory, redactor=self.redactor, clock=self._clock)
         self._unwatch_secrets = self._watch_secrets()
         quota = config.max_concurrent_connections
@@ -93,20 +95,30 @@ class Sidecar:
             quota=ConnectionQuota(quota) if quota is not None else None,
             spawn=self.tasks,
             instance=os.urandom(6).hex(),
+            address=address,
         )
         self.units: dict[str, ServerUnit] = {}
         self._leaving: set[ServerUnit] = set()
         self.gate = FrontGate(HostPolicy((), ()))
-        self.sessions = self._files.sessions(loaded)
+        self.sessions, session_key = self._files.sessions(loaded, address)
         self.endpoint = Endpoint(
             {}, self.gate, self.sessions, self.recorder, clock=self._clock, run_id=os.urandom(3).hex() + "-"
         )
         self.tls = self._files.tls(loaded)
+        self.addresses: dict[str, tuple[str, int]] = {}
+        if address:
+            self.endpoint.replicas = Replicas(
+                address,
+                session_key,
+                port=lambda: self.addresses["mcp"][1],
+                tls=self.tls,
+                on_done=self._forwarded,
+                clock=self._clock,
+            )
         self.listener = Listener(
             self.endpoint, settings.listener(config.front), clock=self._clock, handler_failed=self._handler_failed
         )
         self.admin = Listener(AdminHandler(SidecarProbes(self)), ListenerSettings(max_body_bytes=1024))
-        self.addresses: dict[str, tuple[str, int]] = {}
         self._collectors: dict[str, UnitMetrics] = {}
         self._own_metrics = SidecarMetrics(self)
         self.registry.on_collect(self._collect)
@@ -117,7 +129,11 @@ class Sidecar:
     def _apply(self) -> None:
         """Use the tunables of the config as it is now, but for those of the servers."""
         config = self.config
-        self.gate.hosts = HostPolicy(config.front.allowed_hosts, config.front.allowed_origins)
+        replicas = self.endpoint.replicas
+        own = (replicas.address,) if replicas is not None else ()
+        self.gate.hosts = HostPolicy((*config.front.allowed_hosts, *own), config.front.allowed_origins)
+        if replicas is not None:
+            replicas.idle_timeout = min(KEPT_IDLE, config.front.idle_timeout / 2)
         self.gate.tokens = self._files.tokens(self.loaded)
         self.listener.reconfigure(settings.listener(config.front))
         self.sessions.reconfigure(settings.sessions(config))
@@ -158,6 +174,20 @@ class Sidecar:
         """A defect of ours: the caller got a plain 500, the log gets the place."""
         place = "".join(traceback.format_exception(error)[-6:]) if error is not None else "no answer"
         self.log.error("a request was not handled", path=request.path, method=request.method, error=place)
+
+    def _forwarded(self, done: Forwarding) -> None:
+        """A request of a session that another replica holds was passed on."""
+        self.catalogue.forwarded_requests.labels(done.outcome).inc()
+        if self.recorder.log is not None:
+            detail = {"detail": done.detail} if done.detail else {}
+            self.log.info(
+                "forwarded",
+                method=done.method,
+                replica=done.address,
+                outcome=done.outcome,
+                ms=round(done.seconds * 1000, 3),
+                **detail,
+            )
 
     # --- life
 
@@ -325,6 +355,8 @@ class Sidecar:
         if not await self.listener.finish(max(0.0, grace - (self._clock() - began))):
             self.log.warning("calls were cancelled", calls=self.listener.open_requests)
         await self.listener.close()
+        if self.endpoint.replicas is not None:
+            self.endpoint.replicas.close()
         units = [*self.units.values(), *self._leaving]
         await asyncio.gather(*(unit.close() for unit in units), return_exceptions=True)
         await self.tasks.cancel()

@@ -37,8 +37,9 @@ class FrontFiles:
         self._tokens: BearerTokens | None = None
         self._unwatch_tokens: Callable[[], None] | None = None
 
-    def sessions(self, loaded: LoadedConfig) -> Sessions:
-        """The legacy sessions under the key of `sessions.keyFile`, else of the state directory. Raises ConfigError."""
+    def sessions(self, loaded: LoadedConfig, address: str) -> tuple[Sessions, bytes]:
+        """The legacy sessions under the key of `sessions.keyFile`, else of the state directory, and the key. Raises
+        ConfigError. `address`: by which other replicas reach this one, or empty."""
         whole = loaded.config.sessions
         state = _path(loaded, whole.state_directory) if whole.state_directory else _state_directory()
         key_file = _path(loaded, whole.key_file) if whole.key_file else None
@@ -50,7 +51,7 @@ class FrontFiles:
             self._log.warning("session ids will not outlive this process", error=str(error))
             key = os.urandom(32)
         deleted = state / "deleted-sessions" if state.is_dir() else None
-        return Sessions(key, settings.sessions(loaded.config), deleted_file=deleted)
+        return Sessions(key, settings.sessions(loaded.config), deleted_file=deleted, address=address), key
 
     def tls(self, loaded: LoadedConfig) -> ServerTls | None:
         """TLS of the MCP port, None where it is plain. Raises ConfigError."""

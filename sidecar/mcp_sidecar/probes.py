@@ -88,6 +88,7 @@ class SidecarProbes:
                 "requests": sidecar.listener.open_requests,
                 "streams": sidecar.endpoint.open_streams,
                 "sessions": len(sidecar.endpoint.sessions),
+                "forwarding": len(sidecar.endpoint.replicas) if sidecar.endpoint.replicas is not None else None,
                 "refusals": dict(sidecar.gate.refusals + sidecar.listener.refusals),
             },
             "tasks": len(asyncio.all_tasks()),

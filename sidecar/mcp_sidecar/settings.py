@@ -6,6 +6,7 @@ where a name of one becomes a name of the other.
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,12 @@ def listener(front: config.Front) -> ListenerSettings:
 def sessions(whole: config.Config) -> SessionSettings:
     """Legacy sessions of the front."""
     return SessionSettings(lifetime=whole.sessions.lifetime, max_sessions=whole.front.max_sessions)
+
+
+def address(whole: config.Config) -> str:
+    """By which other replicas reach this one, in its one spelling; empty where there are none."""
+    named = whole.sessions.address
+    return "" if named is None else str(ipaddress.ip_address(named))
 
 
 def pipeline(server: config.Server) -> PipelineSettings:
@@ -142,14 +149,16 @@ def health(server: config.Server) -> HealthSettings:
     )
 
 
-def channel(whole: config.Config, server: config.Server, *, sse: bool = False) -> ChannelSettings:
-    """A server behind channels; `sse`: they are streams of the old HTTP transport."""
+def channel(whole: config.Config, server: config.Server, *, sse: bool = False, address: str = "") -> ChannelSettings:
+    """A server behind channels; `sse`: they are streams of the old HTTP transport; `address`: ours."""
+    stateless = server.sessions == "Stateless"
     return ChannelSettings(
         per_session=server.isolation == "PerSession" or sse,
         max_sessions=whole.front.max_sessions if sse else server.max_sessions,
         session_idle=whole.sessions.idle_timeout,
-        stateless=server.sessions == "Stateless",
+        stateless=stateless,
         start_timeout=server.start_timeout,
+        address="" if stateless else address,
     )
 
 

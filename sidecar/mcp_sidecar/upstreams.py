@@ -26,6 +26,7 @@ from mcp_sidecar.upstream.connection_quota import ConnectionQuota
 from mcp_sidecar.upstream.http_server import HttpServer
 from mcp_sidecar.upstream.http_upstream import HttpUpstreamSettings
 from mcp_sidecar.upstream.process import child_environment
+from mcp_sidecar.upstream.route import is_local
 from mcp_sidecar.upstream.shared_processes import SharedPeer, Started
 from mcp_sidecar.upstream.shared_server import SharedServer
 from mcp_sidecar.upstream.socket_channel import SocketChannel, SocketSettings
@@ -57,6 +58,7 @@ class UpstreamFactory:
         quota: ConnectionQuota | None,
         spawn: Spawn,
         instance: str,
+        address: str = "",
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self.ids = itertools.count(1).__next__
@@ -68,6 +70,7 @@ class UpstreamFactory:
         self._quota = quota
         self._spawn = spawn
         self._instance = instance
+        self._address = address
         self._environ = os.environ if environ is None else environ
 
     def make(
@@ -104,6 +107,7 @@ class UpstreamFactory:
             rng=self._rng,
             environ=self._environ,
             quota=self._quota,
+            address=self._address if is_local(url) else "",
         )
         upstream.on_change = on_change
         return Made(upstream, lambda whole: upstream.reconfigure(chosen(whole)))
@@ -158,7 +162,7 @@ class UpstreamFactory:
 
         shared = SharedServer(make_processes, on_change=on_change, clock=self._clock)
         upstream = ChannelUpstream(
-            settings.channel(whole, whole.servers[name], sse=sse),
+            settings.channel(whole, whole.servers[name], sse=sse, address=self._address),
             None if sse else shared,
             open_channel=open_channel,
             ids=self.ids,
@@ -171,7 +175,7 @@ class UpstreamFactory:
             nonlocal whole
             whole = changed
             server = whole.servers[name]
-            upstream.reconfigure(settings.channel(whole, server, sse=sse))
+            upstream.reconfigure(settings.channel(whole, server, sse=sse, address=self._address))
             for pool in upstream.pools():
                 pool.reconfigure(settings.processes(server))
 

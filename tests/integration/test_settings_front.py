@@ -25,6 +25,7 @@ from mcp_sidecar.config import load_text
 from mcp_sidecar.telemetry.lines import LineWriter
 from mcp_sidecar.telemetry.log import open_log
 from raw_mcp import META, HttpClient
+from replicas import replicas
 from sidecar_process import SidecarProcess, running
 from tool_http_server import ToolHttpServer
 
@@ -278,6 +279,16 @@ def test_session_key_file_is_shared_by_replicas(tmp_path: Path) -> None:
             replica = Caller(stranger, modern=False)
             replica.client.session, replica.client.version = client.session, client.version
             assert replica.answer("echo").status == 404
+
+
+def test_sessions_address_lets_replicas_pass_on() -> None:
+    config = {"servers": {"s": stdio(isolation="PerSession")}}
+    with replicas(config) as (one, other):
+        client = Caller(one, modern=False).open().client
+        replica = Caller(other, modern=False)
+        replica.client.session, replica.client.version = client.session, client.version
+        assert replica.text("echo") == "{}"
+        assert other.forwarded() == 1
 
 
 def test_state_directory_keeps_the_key_of_sessions(tmp_path: Path) -> None:

@@ -158,6 +158,37 @@ def test_front_is_good() -> None:
     assert not warnings(COMMAND, front={**front, "host": "0.0.0.0", "tls": {"certFile": "c", "keyFile": "k"}})
 
 
+@pytest.mark.parametrize(
+    ("address", "good"),
+    [
+        ("10.1.2.3", True),
+        ("fd00::7", True),
+        ("127.0.0.2", True),
+        ("pod-0.svc", False),
+        ("10.1.2.3:8080", False),
+        ("http://10.1.2.3", False),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("224.0.0.1", False),
+        ("fe80::1%eth0", False),
+        ("", False),
+    ],
+)
+def test_the_address_of_a_replica_is_an_ip_address(address: str, good: bool) -> None:
+    found = errors(COMMAND, sessions={"address": address, "keyFile": "/k"}, front={"host": "0.0.0.0"})
+    assert found.keys() == (set() if good else {"sessions.address"})
+
+
+def test_an_address_that_nobody_can_use_is_warned_of() -> None:
+    def warned(**sessions: Any) -> str:
+        config = {"servers": {"s": COMMAND}, "sessions": {"address": "10.1.2.3", **sessions}}
+        return " ".join(problem.message for problem in parse(config).warnings)
+
+    assert "without sessions.keyFile" in warned()
+    assert "without sessions.keyFile" not in warned(keyFile="/k")
+    assert "front.host is 127.0.0.1" in warned(keyFile="/k")
+
+
 def test_sessions_idle_time_fits_into_their_lifetime() -> None:
     assert errors(sessions={"lifetime": "1m", "idleTimeout": "2m"}).keys() == {"sessions.idleTimeout"}
     assert not errors(sessions={"lifetime": "1m"})

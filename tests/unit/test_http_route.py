@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcp_sidecar.upstream.route import Origin, bypasses, find_route, is_link_local, parse_origin
+from mcp_sidecar.upstream.route import Origin, bypasses, find_route, is_link_local, is_local, parse_origin
 
 
 @pytest.mark.parametrize(
@@ -112,3 +112,21 @@ def test_no_proxy(host: str, no_proxy: str, expected: bool) -> None:
 )
 def test_link_local(address: str, expected: bool) -> None:
     assert is_link_local(address) is expected
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("http://127.0.0.1:8000/mcp", True),
+        ("http://localhost/", True),
+        ("http://LOCALHOST./", True),
+        ("http://x.localhost/", True),
+        ("http://[::1]/", True),
+        ("http://127.8.8.8/", True),
+        ("http://10.0.0.1/", False),
+        ("https://localhost.example/", False),
+        ("http://mcp/", False),
+    ],
+)
+def test_urls_that_stay_in_the_pod(url: str, local: bool) -> None:
+    assert is_local(url) is local

@@ -31,9 +31,10 @@ class WallClock:
 
 
 def sessions(
-    key: bytes = KEY, *, clock: WallClock | None = None, file: Path | None = None, **settings: Any
+    key: bytes = KEY, *, clock: WallClock | None = None, file: Path | None = None, address: str = "", **settings: Any
 ) -> Sessions:
-    return Sessions(key, SessionSettings(**settings), deleted_file=file, wall_clock=clock or WallClock())
+    wall = clock or WallClock()
+    return Sessions(key, SessionSettings(**settings), deleted_file=file, address=address, wall_clock=wall)
 
 
 def opened(own: Sessions, **fields: Any) -> Session:
@@ -51,14 +52,14 @@ def lost(own: Sessions, token: str, *, server: str = "s", identity: bytes = ME) 
 
 def test_another_life_of_the_sidecar_knows_everything_of_a_session() -> None:
     session = opened(
-        sessions(),
+        sessions(address="10.0.0.1"),
         upstream="up-1",
         capabilities=b'{"roots":{}}',
         client_info=b'{"name":"c"}',
         instance="i",
-        address="a:1",
+        address="10.0.0.1",
     )
-    found = sessions().find(session.token, server="s", identity=ME)
+    found = sessions(address="10.0.0.1").find(session.token, server="s", identity=ME)
     for name in (
         "server",
         "version",
@@ -122,6 +123,28 @@ def test_a_token_expires_in_memory_and_out_of_it() -> None:
     clock.now += 1.5
     assert lost(own, token)
     assert lost(sessions(clock=clock, lifetime=100), token)
+
+
+def test_a_session_of_another_pod_is_found_there_and_nowhere_else() -> None:
+    clock = WallClock()
+    here = sessions(address="10.0.0.1", clock=clock, lifetime=100)
+    there = sessions(address="10.0.0.2", clock=clock, lifetime=100)
+    token = opened(there, address="10.0.0.2").token
+    assert here.elsewhere(token, server="s", identity=ME) == "10.0.0.2"
+    assert there.elsewhere(token, server="s", identity=ME) is None
+    assert lost(here, token), "its own server may know another session by the same name"
+    assert lost(sessions(), token), "nor does who has no address serve it"
+    assert not lost(there, token)
+    anywhere = opened(there).token
+    assert here.elsewhere(anywhere, server="s", identity=ME) is None
+    assert not lost(here, anywhere)
+    # whoever is not its caller learns nothing, and nobody is asked
+    assert here.elsewhere(token, server="other", identity=ME) is None
+    assert here.elsewhere(token, server="s", identity=b"somebody else") is None
+    assert here.elsewhere("x" + token, server="s", identity=ME) is None
+    assert sessions(bytes(32), address="10.0.0.1").elsewhere(token, server="s", identity=ME) is None
+    clock.now += 101
+    assert here.elsewhere(token, server="s", identity=ME) is None
 
 
 def test_another_key_opens_nothing() -> None:

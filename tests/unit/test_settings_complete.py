@@ -42,6 +42,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "front.tokens[].tools": (FRONT, "test_tokens_admit_callers_with_their_tools"),
     "sessions.keyFile": (FRONT, "test_session_key_file_is_shared_by_replicas"),
     "sessions.stateDirectory": (FRONT, "test_state_directory_keeps_the_key_of_sessions"),
+    "sessions.address": (FRONT, "test_sessions_address_lets_replicas_pass_on"),
     "sessions.lifetime": (FRONT, "test_sessions_end_after_their_lifetime"),
     "sessions.idleTimeout": (FRONT, "test_idle_sessions_are_closed_with_their_process"),
     "shutdown.gracePeriod": (FRONT, "test_grace_period_bounds_the_drain"),

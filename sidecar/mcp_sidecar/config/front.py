@@ -101,6 +101,14 @@ class Sessions(Section):
         "$XDG_STATE_HOME/outrigger, else ~/.local/state/outrigger.",
         reload="Restart",
     )
+    address: str | None = setting(
+        None,
+        "IP address by which the other replicas reach this one at front.port. Set, a session that lives in this pod "
+        "(PerSession, HTTP+SSE, a url on localhost) is found from every replica with the same keyFile: requests are "
+        "passed on to the pod that holds it.",
+        max_length=45,
+        reload="Restart",
+    )
     lifetime: Duration = setting(DAY, "A session ends after this.", ge=1, le=30 * DAY)
     idle_timeout: Duration = setting(
         1800.0,

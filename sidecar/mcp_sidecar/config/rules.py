@@ -6,6 +6,7 @@ config; a warning is shown by `check` and logged at the start.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ def check(config: Config) -> Iterator[Finding]:
         yield from _tools(server, at)
         yield from _policy(config, server, at)
     yield from _front(config)
+    yield from _replicas(config)
     if config.sessions.idle_timeout > config.sessions.lifetime and "idle_timeout" in config.sessions.model_fields_set:
         yield _error("must be at most sessions.lifetime", ("sessions", "idleTimeout"), ("sessions", "lifetime"))
 
@@ -242,3 +244,22 @@ def _front(config: Config) -> Iterator[Finding]:
         seen.add(token.name)
     if front.tokens and front.tls is None and front.host not in _LOOPBACK:
         yield _warning("are sent in plain text: front.tls is not set", ("front", "tokens"))
+
+
+def _replicas(config: Config) -> Iterator[Finding]:
+    place: Path = ("sessions", "address")
+    if config.sessions.address is None:
+        return
+    try:
+        address = ipaddress.ip_address(config.sessions.address)
+    except ValueError:
+        address = None
+    if address is None or address.is_unspecified or address.is_multicast or "%" in config.sessions.address:
+        yield _error("must be the IP address of this replica, such as 10.1.2.3 or fd00::7", place)
+        return
+    if config.sessions.key_file is None:
+        yield _warning(
+            "has no effect without sessions.keyFile: each replica has a key of its own", place, ("sessions", "keyFile")
+        )
+    if config.front.host in _LOOPBACK and not address.is_loopback:
+        yield _warning(f"cannot be reached by others: front.host is {config.front.host}", place, ("front", "host"))

@@ -18,6 +18,8 @@ from mcp_sidecar.front import legacy, modern
 from mcp_sidecar.front.admission import ToolFilter, ToolPolicy, accepts, forwarded, identity_of, is_json
 from mcp_sidecar.front.answer import Answer, shutting_down
 from mcp_sidecar.front.refusal import Refusal
+from mcp_sidecar.front.replica_proof import PATH as PROOF_PATH
+from mcp_sidecar.front.replicas import Replicas
 from mcp_sidecar.front.request import Request
 from mcp_sidecar.front.sessions import Session, Sessions
 from mcp_sidecar.front.silence import STREAM_AFTER, Silence
@@ -84,6 +86,8 @@ class Endpoint:
         self.sessions = sessions
         self.max_batch = max_batch
         self.shutting_down = False
+        self.replicas: Replicas | None = None
+        """Where sessions may be with another replica; None where there is none."""
         self._gate = gate
         self._recorder = recorder
         self._clock = clock
@@ -111,6 +115,9 @@ class Endpoint:
         refused = self._gate.refusal(request)
         if refused is not None:
             request.respond(refused.status, refused.body, headers=refused.headers)
+            return
+        if request.path == PROOF_PATH and self.replicas is not None:
+            self.replicas.prove(request)
             return
         server = self._paths.get(request.path)
         if server is None:
@@ -342,4 +349,6 @@ class Endpoint:
 
     async def end_streams(self) -> None:
         """End all endless streams in good order (shutdown)."""
+        if self.replicas is not None:
+            self.replicas.end_streams()
         await self.streams.end()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET, Raw
 
 from mcp_sidecar.errors import CallError, Reason, Rejected, SessionLost
-from mcp_sidecar.front.answer import Answer
+from mcp_sidecar.front.answer import Answer, shutting_down
+from mcp_sidecar.front.replicas import FORWARDED
 from mcp_sidecar.front.sessions import Session
 from mcp_sidecar.pipeline.call import Era
 from mcp_sidecar.pipeline.upstream import Opening
@@ -48,6 +49,27 @@ def _session(endpoint: Endpoint, caller: Caller) -> Session | None:
     return endpoint.sessions.find(token.decode("ascii", "replace"), server=caller.server.name, identity=caller.identity)
 
 
+async def _answered_elsewhere(endpoint: Endpoint, caller: Caller, id: bytes = b"null") -> bool:
+    """Whether another replica holds the caller's session; then it was asked, and the caller has its answer."""
+    replicas, request = endpoint.replicas, caller.request
+    token = request.headers.get(b"mcp-session-id")
+    if replicas is None or token is None or FORWARDED in request.headers:
+        return False
+    address = endpoint.sessions.elsewhere(
+        token.decode("ascii", "replace"), server=caller.server.name, identity=caller.identity
+    )
+    if address is None:
+        return False
+    answer = Answer(request, Era.LEGACY)
+    try:
+        if endpoint.shutting_down:
+            raise shutting_down()
+        await replicas.forward(request, address)
+    except CallError as error:
+        answer.fail(id, error)
+    return True
+
+
 def _version(caller: Caller, session: Session | None) -> str:
     header = caller.request.headers.get(b"mcp-protocol-version")
     if header is not None:
@@ -64,7 +86,8 @@ async def _post(endpoint: Endpoint, caller: Caller) -> None:
         return
     try:
         if batch:
-            await _batch(endpoint, caller, answer)
+            if not await _answered_elsewhere(endpoint, caller):
+                await _batch(endpoint, caller, answer)
             return
         message = envelope.parse(body)
         if message.method == INITIALIZE and message.id is not UNSET:
@@ -76,6 +99,8 @@ async def _post(endpoint: Endpoint, caller: Caller) -> None:
                 "header mismatch: MCP-Protocol-Version is missing",
                 envelope.legible_id(message),
             )
+        if await _answered_elsewhere(endpoint, caller, envelope.legible_id(message)):
+            return
         try:
             session = _session(endpoint, caller)
         except envelope.EnvelopeError as error:
@@ -227,6 +252,8 @@ async def _get(endpoint: Endpoint, caller: Caller) -> None:
     if not endpoint.accepts_stream(caller):
         answer.refuse(406, envelope.INVALID_REQUEST, "a GET needs Accept: text/event-stream")
         return
+    if await _answered_elsewhere(endpoint, caller):
+        return
     try:
         session = _session(endpoint, caller)
     except envelope.EnvelopeError as error:
@@ -239,6 +266,8 @@ async def _get(endpoint: Endpoint, caller: Caller) -> None:
 
 
 async def _delete(endpoint: Endpoint, caller: Caller) -> None:
+    if await _answered_elsewhere(endpoint, caller):
+        return
     answer = Answer(caller.request, Era.LEGACY)
     try:
         session = _session(endpoint, caller)

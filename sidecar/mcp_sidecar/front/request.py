@@ -23,6 +23,7 @@ from mcp_sidecar.front.response import (
     LAST_CHUNK,
     answer_head,
     bodiless_head,
+    body_head,
     encode_event,
     encode_headers,
     stream_head,
@@ -61,6 +62,9 @@ class CallerConnection(Protocol):
 
     def stream_started(self) -> None:
         """From here on comment lines keep the connection open."""
+
+    def abort(self) -> None:
+        """Close at once."""
 
     def answered(self, request: Request, keep_alive: bool) -> None:
         """The answer is complete: go on with the next request, or close."""
@@ -192,6 +196,31 @@ class Request:
             raise CallError(Reason.SLOW_CALLER, "caller does not read its event stream")
         event = encode_event(data, id, retry)
         self.connection.write(b"%x\r\n%b\r\n" % (len(event), event) if self._chunked else event)
+
+    def start_body(self, status: int, content_type: bytes, headers: Headers, length: int | None) -> None:
+        """Begin an answer of another's making whose body comes by `send_piece` and ends with `end_stream`. `length`:
+        its bytes, None where they are not known yet. Raises as `respond` does."""
+        extra = encode_headers(headers)
+        self._begin()
+        if length is not None:
+            self._chunked = False
+        if self.connection.draining or (length is None and not self._chunked):
+            self._keep_alive = False
+        self.streaming = True
+        self.connection.statuses[status // 100] += 1
+        self.connection.write(body_head(status, content_type, length, self._chunked, not self._keep_alive) + extra)
+        self.connection.write(b"\r\n")
+
+    def send_piece(self, data: bytes) -> None:
+        """Send a part of the body as it is. A no-op when the caller is gone."""
+        if self.streaming and data:
+            self.connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def break_off(self) -> None:
+        """End the connection in the middle of an answer, so that its caller can tell that it is not whole."""
+        self.streaming = False
+        self.responded = True
+        self.connection.abort()
 
     def end_stream(self) -> None:
         """End the stream in good order; a no-op when it is not open."""

@@ -57,6 +57,19 @@ def stream_head(status: int, chunked: bool, close: bool) -> bytes:
     )
 
 
+def body_head(status: int, content_type: bytes, length: int | None, chunked: bool, close: bool) -> bytes:
+    """The head of an answer whose body follows in pieces, without its final line end."""
+    return b"".join(
+        (
+            status_line(status),
+            b"Content-Type: " + content_type + b"\r\n" if content_type else b"",
+            b"Content-Length: %d\r\n" % length if length is not None else b"",
+            b"Transfer-Encoding: chunked\r\n" if chunked else b"",
+            b"Connection: close\r\n" if close else b"",
+        )
+    )
+
+
 def encode_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Header lines. Raises ValueError for a line end or NUL in a value: an upstream's value must not add a header."""
     lines = b""

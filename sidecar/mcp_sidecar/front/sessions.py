@@ -119,10 +119,13 @@ class Sessions:
         settings: SessionSettings,
         *,
         deleted_file: Path | None = None,
+        address: str = "",
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        """`address`: the IP address by which the other replicas reach this one, empty where there are none."""
         if len(key) != _KEY_BYTES:
             raise SecretError(f"a session key must have {_KEY_BYTES} bytes, this one has {len(key)}")
+        self.address = address
         self._cipher = AESGCM(key)
         self._settings = settings
         self._wall_clock = wall_clock
@@ -176,17 +179,29 @@ class Sessions:
         """
         known = self._known.get(token)
         session = known or self._unseal(token)
-        now = self._wall_clock()
-        if session is None or session.server != server or session.identity != identity or session.expires <= now:
+        # what another pod holds must never be looked for here: its server's ids might be another caller's with ours
+        if session is None or not self._valid(session, server, identity) or session.address not in ("", self.address):
             raise SessionLost(_LOST)
         if known is not None:
             self._known.move_to_end(token)
-            session.last_used = now
+            session.last_used = self._wall_clock()
         elif token_hash(token) in self._deleted:
             raise SessionLost(_LOST)
         else:
             self._remember(session)
         return session
+
+    def elsewhere(self, token: str, *, server: str, identity: bytes) -> str | None:
+        """The address of the other replica that holds the session of a token; None where `find` is to judge it."""
+        if not self.address or token in self._known:
+            return None
+        session = self._unseal(token)
+        if session is None or not self._valid(session, server, identity):
+            return None
+        return session.address if session.address not in ("", self.address) else None
+
+    def _valid(self, session: Session, server: str, identity: bytes) -> bool:
+        return session.server == server and session.identity == identity and session.expires > self._wall_clock()
 
     def delete(self, session: Session) -> None:
         """End a session for good, across restarts where there is a state directory."""

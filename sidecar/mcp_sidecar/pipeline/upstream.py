@@ -18,6 +18,7 @@ class LegacySession(Protocol):
     capabilities: bytes
     client_info: bytes
     instance: str
+    address: str
     identity: bytes
     state: Any
     log_id: str

@@ -25,6 +25,7 @@ LAG_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25
 
 OUTCOMES: Final = ("ok", "tool_error", "error", "rejected", "cancelled")
 SOURCES: Final = ("upstream", "cache", "stale", "coalesced", "sidecar")
+FORWARDING_OUTCOMES: Final = ("answered", "gone", "lost", "cancelled")
 SIDES: Final = ("caller", "upstream", "sidecar")
 """Who is to blame for an error."""
 
@@ -209,6 +210,13 @@ class Catalogue:
         self.front_requests = counter(
             "outrigger_front_requests_total", "HTTP requests by status class: 2xx, 3xx, 4xx, 5xx.", ["status"]
         )
+        self.forwarded_requests = counter(
+            "outrigger_forwarded_requests_total",
+            "Requests passed on to the replica that holds their session: answered, gone, lost, cancelled.",
+            ["outcome"],
+        )
+        for outcome in FORWARDING_OUTCOMES:
+            self.forwarded_requests.labels(outcome)  # there from the start, so that the first one is an increase
 
         # telemetry of the telemetry, secrets, config, process
         self.audit_records = counter("outrigger_audit_records_total", "Audit lines made.")

@@ -33,13 +33,15 @@ from mcp_sidecar.upstream.shared_server import SharedServer
 class ChannelSettings:
     """per_session: each legacy session has its own channel; max_sessions: of those at once; session_idle: seconds
     after which an unused one is closed; stateless: a session whose process is gone is begun anew in silence;
-    start_timeout: seconds from the start of a process to its first answer."""
+    start_timeout: seconds from the start of a process to its first answer; address: of this pod, where other replicas
+    can pass on what is of a session in it."""
 
     per_session: bool = False
     max_sessions: int = 16
     session_idle: float = 1800.0
     stateless: bool = False
     start_timeout: float = 60.0
+    address: str = ""
 
 
 class ChannelUpstream:
@@ -109,6 +111,7 @@ class ChannelUpstream:
         self._profile = own.profile
         call.session.state = own
         call.session.instance = self._instance
+        call.session.address = self.settings.address
         return reply
 
     def _new_process(self) -> OwnProcess:

@@ -31,9 +31,11 @@ _CHANGES: Final = (b"list_changed", b"resources/updated")
 class HttpServer(HttpUpstream):
     """See the module. `on_change` is told what the server says has changed."""
 
-    def __init__(self, *args: Any, quota: ConnectionQuota | None = None, **options: Any) -> None:
-        """As HttpUpstream; `quota` bounds the connections of all servers together."""
+    def __init__(self, *args: Any, quota: ConnectionQuota | None = None, address: str = "", **options: Any) -> None:
+        """As HttpUpstream; `quota` bounds the connections of all servers together; `address`: of this pod, where the
+        server's sessions live in it and other replicas can pass on to it."""
         super().__init__(*args, **options)
+        self._address = address
         self.on_change: OnChange | None = None
         self.on_opened: Callable[[float], object] = float
         """Told how many seconds it took to open a connection."""
@@ -99,6 +101,7 @@ class HttpServer(HttpUpstream):
         if self._quota is not None and self._quota.waiting:
             self._spare()
         if call.method == INITIALIZE and reply.result is not None and isinstance(call.session, Opening):
+            call.session.address = "" if self.settings.stateless else self._address
             try:
                 profile = profile_of(reply)
             except CallError:

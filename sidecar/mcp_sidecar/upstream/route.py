@@ -130,7 +130,7 @@ def bypasses(origin: Origin, no_proxy: str) -> bool:
     """Whether `origin` is reached directly; loopback always is, as in Go. Entries: names, suffixes, IP networks."""
     host = origin.host.rstrip(".").lower()
     address = _address(host)
-    if host == "localhost" or host.endswith(".localhost") or (address is not None and address.is_loopback):
+    if _is_loopback(host):
         return True
     for item in no_proxy.split(","):
         entry = item.strip().lower()
@@ -157,6 +157,16 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return None
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL leads to this machine, or this pod. Raises ValueError."""
+    return _is_loopback(parse_origin(url)[0].host)
+
+
+def _is_loopback(host: str) -> bool:
+    name, address = host.rstrip(".").lower(), _address(host)
+    return name == "localhost" or name.endswith(".localhost") or (address is not None and address.is_loopback)
 
 
 def _within(address: ipaddress.IPv4Address | ipaddress.IPv6Address, entry: str) -> bool:
