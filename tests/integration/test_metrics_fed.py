@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from callers import Caller, Callers, eventually, stdio
+from mcp_sidecar.front.sessions import Sessions, SessionSettings
 from mcp_sidecar.telemetry.catalogue import Catalogue
 from mcp_sidecar.telemetry.metrics import Registry
 from sidecar_process import SidecarProcess
@@ -42,6 +43,11 @@ def told(samples: dict[str, float], family: str) -> list[float]:
 def test_every_family_has_a_value(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("one-token")
+    (tmp_path / "key").write_text("ab" * 32)
+    # a session of a pod that is gone
+    elsewhere = Sessions(bytes.fromhex("ab" * 32), SessionSettings()).open(
+        server="s", version="2025-06-18", identity=b"", address="127.0.0.9"
+    )
     with ToolHttpServer() as server:
         quick = {"backoff": {"base": "1ms"}, "tools": {"echo": "Safe"}, "maxRetries": 1}
         breaker = {"consecutiveFailures": 3, "openDuration": "1h", "probeInterval": 0}
@@ -58,6 +64,7 @@ def test_every_family_has_a_value(tmp_path: Path) -> None:
             "secrets": {"pollInterval": "50ms"},
             "log": {"stderrLinesPerSecond": 1},
             "readiness": {"require": "All"},
+            "sessions": {"keyFile": str(tmp_path / "key"), "address": "127.0.0.1"},
         }
         with SidecarProcess(config) as sidecar:
             sidecar.wait_for("/readyz")
@@ -69,7 +76,9 @@ def test_every_family_has_a_value(tmp_path: Path) -> None:
             server.behave = lambda seen: Answer(drop=True) if seen.tool else None
             for tool in ("echo", "big", "echo"):
                 Caller(sidecar, "h").answer(tool)
-            Caller(sidecar, "s", modern=False).open()
+            legacy = Caller(sidecar, "s", modern=False).open().client
+            legacy.session = elsewhere.token
+            assert legacy.call("echo", {}).status == 404
             Caller(sidecar, "s").text("stderr", text="flood {number}", lines=100)
             Caller(sidecar, "s").text("garbage")
             assert told(sidecar.metrics(), "outrigger_protocol_errors_total")
