@@ -46,7 +46,7 @@ def _all() -> Iterator[Rule]:
         inner, step = inner_model(place.info.annotation)
         if inner is not None:
             path = place.path + step
-            yield from (_rule(path, rule, _placed(path)) for rule in rules_of(inner))
+            yield from (_rule(path, rule, placed(path)) for rule in rules_of(inner))
         else:
             yield from _bounds(place)
 
@@ -70,7 +70,7 @@ def _bounds(place: Place) -> Iterator[Rule]:
     low, high, _ = bounds(metadata)
     good = _default(place.info) if path == place.path else 60.0
     bad = high + 1 if high is not None and path not in _BELOW_ANOTHER else (low or 0) / 2
-    place_in = _placed(path)
+    place_in = placed(path)
     yield Rule(f"{path}/bounds", path, path, declared.rule, declared.message, place_in(show(good)), place_in(show(bad)))
 
 
@@ -107,7 +107,7 @@ _BELOW_ANOTHER = ("spec.health.timeout", "spec.sessions.idleTimeout", "spec.moni
 _NAMED = {"env[]": {"name": "TOKEN"}, "headers[]": {"name": "X-Token"}}
 
 
-def _placed(path: str) -> Callable[[Any], Json]:
+def placed(path: str) -> Callable[[Any], Json]:
     """A function that puts data at `path` into a manifest that is fine otherwise."""
     if path.startswith("spec.podTemplate"):
         kind = HTTP

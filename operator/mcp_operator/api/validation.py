@@ -64,8 +64,7 @@ def _shape(value: Any, schema: Schema, path: str) -> Iterator[Problem]:
 def _is(value: Any, kind: str) -> bool:
     if isinstance(value, bool):
         return kind == "boolean"
-    # JSON does not tell 1.0 from 1, and neither do API servers
-    return isinstance(value, _TYPES[kind]) or (kind == "integer" and isinstance(value, float) and value.is_integer())
+    return isinstance(value, _TYPES[kind])
 
 
 def _object(value: dict[str, Any], schema: Schema, path: str) -> Iterator[Problem]:

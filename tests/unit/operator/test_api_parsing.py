@@ -244,3 +244,8 @@ def test_open_objects_are_passed_on() -> None:
     assert server.spec.pod_template is not None
     assert server.spec.pod_template.affinity == affinity
     assert written(server.spec)["podTemplate"]["affinity"] == affinity
+
+
+def test_whole_number_is_written_whole() -> None:
+    # API servers take 3.0 for some integers and refuse it for others, by where a rule or a subresource reads it
+    assert list(problems({"stdio": {"command": "x", "processes": 3.0}})) == ["spec.stdio.processes"]
