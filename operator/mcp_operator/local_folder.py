@@ -89,7 +89,9 @@ class ServerFolder:
         self._written.clear()
 
     def _replace(self, path: Path, content: bytes) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in reversed(path.parents):  # each of ours gets the mode, which `parents=True` would not do
+            if folder.is_relative_to(self.path):
+                folder.mkdir(mode=0o700, exist_ok=True)
         new = self.path / f".{secrets.token_hex(6)}"  # not beside it: every file there may be somebody's variable
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(content)

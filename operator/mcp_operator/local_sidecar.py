@@ -23,9 +23,9 @@ _OWN_VARIABLES = ("MCP_CONFIG_", "MCP_ENCRYPTION_KEY", "MCP_TOKEN_", "OUTRIGGER_
 
 MAX_STATUS = 1 << 20
 STATUS_TIMEOUT = 5.0
-STARTING_INTERVAL = 0.1
-INTERVAL = 1.0
-"""Between two looks at /status."""
+INTERVALS = {"Starting": 0.1, "Ready": 1.0}
+OTHER_INTERVAL = 0.5
+"""Seconds between two looks at /status, by phase."""
 
 FIRST_BACKOFF, MAX_BACKOFF = 1.0, 30.0
 KILL_AFTER = 10.0
@@ -200,7 +200,7 @@ class LocalSidecar:
             else:
                 self._tell_config(str((status.get("config") or {}).get("fileHash", "")))
                 self._tell(state_of(status, before=self._state))
-            await asyncio.sleep(INTERVAL if self._state.phase == "Ready" else STARTING_INTERVAL)
+            await asyncio.sleep(INTERVALS.get(self._state.phase, OTHER_INTERVAL))
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
