@@ -123,16 +123,25 @@ class Connection:
             async with asyncio.timeout(LOAD_TIMEOUT):
                 configuration, self._expires = await self._load()
             rest = RESTClientObject(configuration)
+        except SettingsError:
+            raise
         except TimeoutError:
             raise SettingsError(f"getting credentials took longer than {LOAD_TIMEOUT:g} s") from None
-        except (kube_config.ConfigException, OSError, ValueError, TypeError) as problem:
-            raise SettingsError(f"no usable Kubernetes configuration: {problem}") from problem
+        except Exception as problem:  # noqa: BLE001 the library fails in many ways on a file that is no kubeconfig
+            raise SettingsError(f"no usable Kubernetes configuration: {_words(problem)}") from None
         if self._rest is not None and configuration.cert_file:  # sessions hold the first context
             self._rest.ssl_context.load_cert_chain(configuration.cert_file, configuration.key_file)
         else:
             self._rest = rest
         self._configuration = configuration
         self._refreshed_at = self._clock()
+
+
+def _words(problem: Exception) -> str:
+    """What went wrong, without what the library quotes of the file: whole users, tokens included."""
+    if isinstance(problem, kube_config.ConfigException | OSError):
+        return str(problem).split("{", maxsplit=1)[0].strip()
+    return type(problem).__name__
 
 
 def _kubeconfig_path(path: str) -> str:
