@@ -43,7 +43,7 @@ SESSION_KEY_FILE = f"{SESSION_DIRECTORY}/key"
 STATE_DIRECTORY = "/run/outrigger/state"
 """Outlives a restart of the container, not the pod: there the sidecar remembers which sessions were ended."""
 
-_REFERENCE = re.compile(r"\$\{[^}]*\}?")
+_REFERENCE = re.compile(r"\$\{[^}]*")
 
 _PROTECTION = ("retry", "circuit_breaker", "limits", "cache", "health")
 _WHOLE = ("log", "audit", "metrics")
@@ -184,7 +184,6 @@ def _protection(server: MCPServer) -> dict[str, Any]:
     out: dict[str, Any] = {}
     if spec.timeouts is not None:
         out |= written(spec.timeouts)
-    out.pop("connectTimeout" if spec.stdio is not None else "startTimeout", None)
     for name in _PROTECTION:
         section = getattr(spec, name)
         if section is not None:

@@ -10,12 +10,9 @@ from mcp_sidecar.config import show_duration
 
 
 def pod_monitor(server: MCPServer, cluster: Cluster) -> Manifest | None:
-    """The PodMonitor `<name>`; None where it is not asked for, the cluster has no such kind, or there are no metrics:
-    a target that answers 404 would only raise alerts."""
-    wanted, metrics = server.spec.monitoring, server.spec.metrics
+    """The PodMonitor `<name>`; None where it is not asked for or the cluster has no such kind."""
+    wanted = server.spec.monitoring
     if wanted is None or wanted.pod_monitor == "Disabled" or not cluster.has_pod_monitor:
-        return None
-    if metrics is not None and not metrics.enabled:
         return None
     endpoint = {
         "port": ADMIN_PORT,
