@@ -68,4 +68,4 @@ if __name__ == "__main__":
     for each in NAMES:
         rendered_path(each).parent.mkdir(exist_ok=True)
         rendered_path(each).write_text(rendered(each), encoding="utf-8")
-        print(f"wrote {rendered_path(each).relative_to(Path.cwd())}")
+        print(f"wrote {rendered_path(each).relative_to(FOLDER)}")
