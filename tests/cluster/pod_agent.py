@@ -94,6 +94,7 @@ class PodAgent:
         self._directory = Path(tempfile.mkdtemp(prefix="outrigger-pods-"))
         self._served: dict[str, bool] = {}
         self._faults: dict[Key, Fault] = {}
+        self._spared: set[Key] = set()
         self._pods: dict[Key, _Pod] = {}
         self._dirty: set[Key] = set()
         self._events: queue.SimpleQueue[tuple[str, Object]] = queue.SimpleQueue()
@@ -128,6 +129,10 @@ class PodAgent:
         """Every pod of this MCPServer has the fault, until `heal`."""
         self._faults[namespace, server] = fault
         self._touch(lambda pod: pod.server == (namespace, server))
+
+    def spare(self, *pods: Key) -> None:
+        """These pods, (namespace, name), have no fault, whatever their MCPServer has."""
+        self._spared.update(pods)
 
     def heal(self, namespace: str, server: str) -> None:
         """The fault is gone."""
@@ -244,7 +249,7 @@ class PodAgent:
             self._stop(pod)
             api.delete("pods", namespace, name, gracePeriodSeconds=0, preconditions={"uid": _uid(pod.pod)})
             return
-        fault = self._faults.get(pod.server)
+        fault = None if pod.key in self._spared else self._faults.get(pod.server)
         bound = "nodeName" in pod.pod["spec"]
         if fault is not None and not fault.container and not bound:
             condition = {"type": "PodScheduled", "status": "False", "reason": fault.waiting, "message": fault.message}
