@@ -128,7 +128,7 @@ def _rules(model: type[BaseModel]) -> str:
     lines = []
     for rule in rules_of(model):
         where = f"`{rule.field.lstrip('.')}`: " if rule.field else ""
-        lines.append(f"- {where}{rule.message}. <br>`{rule.rule}`\n")
+        lines.append(f"- {where}{rule.message}.\n  ```cel\n  {rule.rule}\n  ```\n")
     return "".join(lines)
 
 

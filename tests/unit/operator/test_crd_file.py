@@ -44,7 +44,7 @@ def test_page_names_every_rule() -> None:
     page = PAGE.read_text(encoding="utf-8")
     for rule in RULES:
         if not rule.id.endswith("/bounds"):  # those are in the column Type
-            assert f"{rule.message}. <br>`{rule.rule}`" in page, rule.id
+            assert f"{rule.message}.\n  ```cel\n  {rule.rule}\n  ```\n" in page, rule.id
 
 
 def test_every_field_is_live_or_rolls() -> None:

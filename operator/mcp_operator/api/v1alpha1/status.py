@@ -40,7 +40,7 @@ class ServerInfo(Part):
     name: str | None = field(None, "Its name.", max_length=MAX_TEXT)
     version: str | None = field(None, "Its version.", max_length=MAX_TEXT)
     protocol_versions: Items[Annotated[str, Field(max_length=MAX_TEXT)]] = field(
-        (), "Revisions of MCP that it speaks.", max_length=32, list_type="set"
+        (), "Revisions of MCP that it speaks.", max_length=32, list_type="atomic"
     )
 
 
