@@ -133,3 +133,5 @@ def _needs(document: Document, wanted: Desired) -> Iterable[str]:
     for name, keys in by_object.items():
         used = ", ".join(f"{key} ({', '.join(places)})" for key, places in keys.items())
         yield f"MCPServer {document.name} expects the {name} in namespace {document.namespace}, with {used}"
+    if any(manifest["kind"] == "HorizontalPodAutoscaler" for manifest in wanted.manifests):
+        yield f"MCPServer {document.name} is what its HorizontalPodAutoscaler scales: apply it too, and run the operator"

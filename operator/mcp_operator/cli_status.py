@@ -23,6 +23,9 @@ Object = Mapping[str, Any]
 COLUMNS = ("NAME", "READY", "REASON", "ERA", "TOOLS", "REPLICAS", "URL", "AGE")
 WIDE = ("KIND", "SERVER", "CONFIG")
 
+_NO_TROUBLE = ("Progressing",)
+"""Conditions that are false in good order."""
+
 _COLOURS = {"True": "32", "False": "31", "Unknown": "33"}
 
 
@@ -97,7 +100,7 @@ def lines(
     colour: bool = False,
     width: int = 120,
 ) -> list[str]:
-    """The table, then a paragraph for each MCPServer that is not ready or runs something else than was asked for."""
+    """The table, then why each MCPServer is not ready, or what else is not as it should be; with `wide` all of it."""
     ordered = sorted(objects, key=_place)
     header = [*(["NAMESPACE"] if namespaces else []), *COLUMNS, *(WIDE if wide else ())]
     rows = [header, *(_row(one, now, wide=wide, namespaces=namespaces) for one in ordered)]
@@ -110,7 +113,7 @@ def lines(
             cells[column] = f"\033[{code}m{cells[column]}\033[0m"
         out.append("   ".join(cells).rstrip())
     for one in ordered:
-        out += _troubles(one, namespaces=namespaces, width=width)
+        out += _troubles(one, namespaces=namespaces, everything=wide, width=width)
     return out
 
 
@@ -145,27 +148,21 @@ def _row(server: Object, now: dt.datetime, *, wide: bool, namespaces: bool) -> l
     return [_plain(cell) for cell in row]
 
 
-def _troubles(server: Object, *, namespaces: bool, width: int) -> list[str]:
+def _troubles(server: Object, *, namespaces: bool, everything: bool, width: int) -> list[str]:
     namespace, name = _place(server)
     title = f"{namespace}/{name}" if namespaces else name
     if not _current(server):
         text = "the operator has not looked at its newest version: is one running that works for this namespace?"
         return ["", *_wrapped(f"{title}: {text}", width)]
-    conditions = _section(server, "status").get("conditions")
-    bad = [
-        one
-        for one in (conditions if isinstance(conditions, list) else [])
-        if isinstance(one, Mapping)
-        and one.get("status") != "True"
-        and one.get("message")
-        and one.get("type") != "Progressing"
-    ]
-    # Ready says what counts; others that say the same in other words would only repeat it.
-    seen: set[str] = set()
+    found = _section(server, "status").get("conditions")
+    conditions = [one for one in (found if isinstance(found, list) else []) if isinstance(one, Mapping)]
+    bad = [one for one in conditions if one.get("status") != "True" and one.get("type") not in _NO_TROUBLE]
+    summary = [one for one in bad if one.get("type") == "Ready"]
+    # Ready tells the cause; what else is not true then is mostly what comes of it.
+    told = bad if everything else summary or bad
     out = []
-    for one in sorted(bad, key=lambda one: one.get("type") != "Ready"):
-        if one["message"] not in seen:
-            seen.add(one["message"])
+    for one in sorted(told, key=lambda one: one.get("type") != "Ready"):
+        if one.get("message"):
             out += _wrapped(_plain(f"{title}: {one.get('reason', one.get('type'))}: {one['message']}"), width)
     return ["", *out] if out else []
 

@@ -77,23 +77,3 @@ def test_status_shows_what_is_wrong(cluster: Cluster, api: Api, operator: Operat
     assert any(line.split()[:2] == [namespace, "one"] for line in everywhere.splitlines())
     found = json.loads(outrigger("status", *flags, "-o", "json"))
     assert [one["metadata"]["name"] for one in found["items"]] == ["one"]
-
-
-def test_zz_show(cluster, api, operator, namespace):
-    api.create(
-        mcp_server(
-            namespace,
-            kind="remote",
-            remote={
-                "url": "http://127.0.0.1:9/mcp",
-                "bearerToken": {"secretKeyRef": {"name": "missing", "key": "token"}},
-            },
-        )
-    )
-    settled(api, namespace)
-    import time
-
-    time.sleep(4)
-    print(outrigger("status", "--kubeconfig", str(cluster.kubeconfig), "-n", namespace))
-    print("\n".join(operator.describe().splitlines()[:12]))
-    assert 0

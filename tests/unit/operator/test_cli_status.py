@@ -51,8 +51,21 @@ def test_table() -> None:
         "notes    True    Serving         Both   4       2/2        http://notes.tools.svc:8080/mcp   3h",
         "",
         "broken: SecretMissing: Secret token is not there: create it",
-        "broken: StatusUnreadable: 1 of 1 pods does not answer",
     ]
+
+
+def test_wide_tells_everything_that_is_not_true() -> None:
+    assert [line.partition(": ")[2] for line in lines([BAD], now=NOW, wide=True)[3:]] == [
+        "SecretMissing: Secret token is not there: create it",
+        "SecretMissing: Secret token is not there: create it",
+        "StatusUnreadable: 1 of 1 pods does not answer",
+    ]
+
+
+def test_ready_one_may_have_something_to_tell() -> None:
+    applied = condition("ConfigApplied", "False", "Propagating", "1 of 2 pods")
+    server_ = server("notes", condition("Ready", "True", "Serving", "good"), applied)
+    assert lines([server_], now=NOW)[2:] == ["", "notes: Propagating: 1 of 2 pods"]
 
 
 def test_wide_with_namespaces() -> None:
