@@ -23,9 +23,7 @@ func install(destination string) error {
 	}
 	defer source.Close()
 	partial := destination + ".partial"
-	if err := os.Remove(partial); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fail(exitFailed, "cannot install: %v", err)
-	}
+	_ = os.Remove(partial) // of a container that was killed; what stays is told below
 	if err := copyTo(partial, source); err != nil {
 		_ = os.Remove(partial)
 		return fail(exitFailed, "cannot install: %v", err)

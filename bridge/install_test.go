@@ -73,7 +73,7 @@ func TestInstallThatCannot(t *testing.T) {
 	for destination, told := range map[string]string{
 		filepath.Join(directory, "absent", "bridge"): "no such file or directory",
 		"/dev/full/bridge":                           "not a directory",
-		filepath.Join(directory, "x"):                "not empty",
+		filepath.Join(directory, "x"):                "file exists",
 	} {
 		var out bytes.Buffer
 		if code := run([]string{"install", destination}, &out, &out); code != exitFailed || !strings.Contains(out.String(), told) {

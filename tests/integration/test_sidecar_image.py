@@ -145,6 +145,15 @@ def test_image_trusts_the_usual_authorities(root: Root) -> None:
     assert root.run("python", "-c", probe).stdout == "True\n"
 
 
+def test_image_carries_the_bridge(root: Root) -> None:
+    """An init container of it copies the bridge into a volume, as the image's user."""
+    done = root.run("/opt/outrigger/bin/outrigger-bridge", "install", "/tmp")
+    assert done.returncode == 0, done.stderr
+    refused = root.run("outrigger-bridge", "install", "/opt")
+    assert refused.returncode == 1
+    assert refused.stderr.endswith("open /opt/outrigger-bridge.partial: read-only file system\n")
+
+
 def test_image_does_not_name_this_machine(root: Root) -> None:
     here = str(Path(__file__).resolve().parents[2]).encode()
     site = next(root.path.glob("opt/outrigger/lib/python3*/site-packages"))
