@@ -5,6 +5,8 @@ from the first line to the last, so that whoever drives it sees which errors the
 
     {"do": "call", "tool": "echo", "arguments": {…}, "times": 3}   several calls at once
     {"do": "list"}   {"do": "ping"}
+
+What the server asks it (sampling, elicitation), it answers.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import sys
 from datetime import timedelta
 from typing import Any
 
-from mcp import ClientSession, McpError
+from mcp import ClientSession, McpError, types
 from mcp.client.streamable_http import streamablehttp_client
 
 READ_TIMEOUT = timedelta(seconds=30)
@@ -36,19 +38,32 @@ async def one(session: ClientSession, command: dict[str, Any]) -> dict[str, Any]
         return {"code": error.error.code, "message": error.error.message, "data": error.error.data}
 
 
+async def sample(context: Any, params: types.CreateMessageRequestParams) -> types.CreateMessageResult:
+    """What a model would say."""
+    content = types.TextContent(type="text", text=f"said by {params.maxTokens}")
+    return types.CreateMessageResult(role="assistant", content=content, model="none")
+
+
+async def elicit(context: Any, params: Any) -> types.ElicitResult:
+    """What a person would fill in."""
+    return types.ElicitResult(action="accept", content={"name": "me"})
+
+
 async def main(url: str) -> None:
     """Open the session and serve commands until the input ends."""
     loop = asyncio.get_running_loop()
     async with (
         streamablehttp_client(url) as (read, write, _),
-        ClientSession(read, write, read_timeout_seconds=READ_TIMEOUT) as session,
+        ClientSession(
+            read, write, read_timeout_seconds=READ_TIMEOUT, sampling_callback=sample, elicitation_callback=elicit
+        ) as session,
     ):
         opened = await session.initialize()
         print(json.dumps({"server": opened.serverInfo.name, "version": opened.protocolVersion}), flush=True)
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             command = json.loads(line)
             command["arguments"] = {
-                name: "x" * value["repeat"] if isinstance(value, dict) else value
+                name: "x" * value["repeat"] if isinstance(value, dict) and "repeat" in value else value
                 for name, value in command.get("arguments", {}).items()
             }
             answers = await asyncio.gather(*(one(session, command) for _ in range(command.get("times", 1))))

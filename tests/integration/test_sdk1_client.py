@@ -22,7 +22,9 @@ import pytest
 
 from conformance import fetched
 from echo_server import build
+from mcp_callers import legacy_server
 from mcp_sidecar.errors import Reason
+from replicas import Spread, replicas
 from sidecar_process import SidecarProcess, running
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
@@ -222,6 +224,34 @@ def test_the_session_survives_a_server_that_cannot_start(tmp_path: Path) -> None
         assert seen <= {"start_failed", "child_exited", "server_not_ready", "breaker_open", "connection_lost"}
         install(f"exec {build()} stdio")
         client.assert_alive()
+
+
+def test_a_session_over_replicas_and_a_new_one_after_its_pod_is_gone() -> None:
+    config = {"servers": {"s": legacy_server(isolation="PerSession")}}
+    messages = [{"role": "user", "content": {"type": "text", "text": "?"}}]
+    sampling = {"messages": messages, "maxTokens": 7}
+    elicitation = {"message": "who?", "requestedSchema": {"type": "object", "properties": {}}}
+    with replicas(config, 3) as found, Spread(found) as front:
+        client = Sdk1(front.url)
+        try:
+            answers = client.do(do="call", tool="echo", arguments={"text": "hi"}, times=20)
+            assert answers == [{"text": "hi", "isError": False}] * 20
+            for _ in range(3):
+                said = json.loads(client.call("ask", method="sampling/createMessage", params=sampling)["text"])
+                assert said["answer"]["content"]["text"] == "said by 7"
+                said = json.loads(client.call("ask", method="elicitation/create", params=elicitation)["text"])
+                assert said["answer"] == {"action": "accept", "content": {"name": "me"}}
+            assert sum(replica.forwarded() for replica in found) >= 15
+            (holder,) = (each for each in found if each.status()["servers"]["s"]["upstream"]["ownSessions"])
+            holder.kill()
+            assert "terminated" in client.call("echo", text="x")["message"], "what SDK 1.x makes of a 404"
+        finally:
+            client.close()
+        anew = Sdk1(front.url)
+        try:
+            assert anew.call("echo", text="anew") == {"text": "anew", "isError": False}
+        finally:
+            anew.close()
 
 
 def wait_for_calls(sidecar: SidecarProcess, count: int) -> None:
