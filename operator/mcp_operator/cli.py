@@ -274,7 +274,7 @@ def _parser() -> argparse.ArgumentParser:
     crds = add("crds", _crds, "print the custom resource definitions")
     add_output(crds, ("yaml", "json"), "yaml")
 
-    rbac = add("rbac", _rbac, "print exactly the rights that the operator needs")
+    rbac = add("rbac", _rbac, "print a service account with exactly the rights that the operator needs")
     rbac.add_argument(
         "--namespaces",
         metavar="NS,NS",

@@ -64,7 +64,8 @@ examples:
   outrigger rbac | kubectl apply -f -
   outrigger rbac --namespaces tools,research --operator-namespace outrigger-system
 
-With --namespaces there is nothing but Roles: for an operator that runs with --watch-namespaces.
+The namespaces must be there. With --namespaces there is nothing but Roles: for an operator that runs with
+--watch-namespaces.
 """,
     "version": """\
 example:

@@ -47,10 +47,16 @@ def crds(output: str) -> int:
 
 
 def rbac(output: str, *, namespaces: Sequence[str], operator_namespace: str, service_account: str) -> int:
-    """Print the roles of the operator and their bindings."""
+    """Print the operator's service account, its roles and their bindings."""
     from mcp_operator.kube.access import ServiceAccount, manifests
 
-    show(manifests(ServiceAccount(operator_namespace, service_account), namespaces=namespaces), output)
+    account = {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"name": service_account, "namespace": operator_namespace},
+    }
+    roles = manifests(ServiceAccount(operator_namespace, service_account), namespaces=namespaces)
+    show([account, *roles], output)
     return 0
 
 
@@ -134,4 +140,4 @@ def _needs(document: Document, wanted: Desired) -> Iterable[str]:
         used = ", ".join(f"{key} ({', '.join(places)})" for key, places in keys.items())
         yield f"MCPServer {document.name} expects the {name} in namespace {document.namespace}, with {used}"
     if any(manifest["kind"] == "HorizontalPodAutoscaler" for manifest in wanted.manifests):
-        yield f"MCPServer {document.name} is what its HorizontalPodAutoscaler scales: apply it too, and run the operator"
+        yield f"MCPServer {document.name} is what its HorizontalPodAutoscaler scales: apply it too and run the operator"

@@ -80,6 +80,8 @@ async def _until_signal(servers: LocalServers, plans: Mapping[Key, LocalPlan | R
     def end() -> None:
         if ended.is_set():
             servers.hurry()
+        else:
+            _say("ending; calls in flight may finish (again: at once)")
         ended.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -224,10 +224,12 @@ def test_crds_are_those_of_the_repository() -> None:
 
 def test_rights_are_for_all_namespaces_or_for_some() -> None:
     everywhere = [content for _, content in load_all(cli("rbac").stdout)]
-    assert [one["kind"] for one in everywhere] == ["ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"]
+    kinds = [one["kind"] for one in everywhere]
+    assert kinds == ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"]
     said = cli("rbac", "--namespaces", "a,b", "--operator-namespace", "o", "--service-account", "s").stdout
     some = [content for _, content in load_all(said)]
-    assert {one["kind"] for one in some} == {"Role", "RoleBinding"}
+    assert {one["kind"] for one in some} == {"ServiceAccount", "Role", "RoleBinding"}
+    assert some[0]["metadata"] == {"name": "s", "namespace": "o"}
     assert [one["metadata"]["namespace"] for one in some if one["kind"] == "Role"] == ["a", "b", "o"]
     subjects = [subject for one in some for subject in one.get("subjects", ())]
     assert all((subject["namespace"], subject["name"]) == ("o", "s") for subject in subjects)
