@@ -291,6 +291,12 @@ def test_cause(described: str, broken: dict[str, Any], reason: str, words: list[
         assert each in found.message
 
 
+def test_the_two_states_of_a_failed_pull_are_one_cause() -> None:
+    now = not_ready(server=waiting("server", "ErrImagePull", PULL))
+    back_off = f'Back-off pulling image "reg.example/none:1": ErrImagePull: {PULL}'
+    assert diagnosed(now) == diagnosed(not_ready(server=waiting("server", "ImagePullBackOff", back_off)))
+
+
 SAID: list[tuple[str, dict[str, Any], str, list[str]]] = [
     (
         "command not found",

@@ -501,6 +501,36 @@ class TestWhatWasKnownBefore:
         assert after["ServerReachable"]["reason"] == "NotYetKnown"
 
 
+class TestPodsThatDoNotCount:
+    @pytest.mark.parametrize("change", ["leaving", "finished"])
+    def test_for_what_runs(self, change: str) -> None:
+        old = pod(name="web-1-b")
+        if change == "leaving":
+            old["metadata"]["deletionTimestamp"] = NOW
+        else:
+            old["status"]["phase"] = "Failed"
+        facts = seen(
+            pod(), old, deployed=deployment(), sets=[replica_set()], reports=[report(), report(file_hash="0" * 16)]
+        )
+        conditions = by_type(build(facts))
+        assert {kind: each["reason"] for kind, each in conditions.items()} == {
+            kind: each["reason"] for kind, each in by_type(build(UP)).items()
+        }
+
+
+@pytest.mark.parametrize(
+    ("all_missing", "reason"),
+    [
+        ((missing(why="KeyMissing"), missing("ConfigMap")), "ConfigMapMissing"),
+        ((missing(why="KeyMissing"), missing(why="Forbidden")), "KeyMissing"),
+        ((missing("ConfigMap"), missing(why="Forbidden"), missing()), "SecretMissing"),
+    ],
+)
+def test_of_several_missing_the_first_to_make(all_missing: tuple[MissingReference, ...], reason: str) -> None:
+    conditions = by_type(build(seen(missing=all_missing, needs_references=True)))
+    assert conditions["Ready"]["reason"] == conditions["SecretsResolved"]["reason"] == reason
+
+
 class TestFields:
     def test_of_one_that_serves(self) -> None:
         status = build(
