@@ -82,7 +82,7 @@ def render(files: Sequence[str], *, namespace: str, output: str, session_keys: s
         needs += _needs(document, wanted)
     if problems:
         raise ConfigError(problems)
-    show([unowned(manifest) for manifest in manifests], output)
+    show(manifests, output)
     for line in needs:
         print(line, file=sys.stderr)
     return 0
@@ -114,14 +114,6 @@ def computed(document: Document, config: OperatorConfig) -> tuple[Any, Desired]:
     if wanted.problems:
         raise ConfigError(document.problems(Problem(*problem) for problem in wanted.problems))
     return server, wanted
-
-
-def unowned(manifest: dict[str, Any]) -> dict[str, Any]:
-    """`manifest` without owners that have no uid: the API server would refuse them."""
-    metadata = manifest["metadata"]
-    owners = [owner for owner in metadata.get("ownerReferences", ()) if owner.get("uid")]
-    rest = {key: value for key, value in metadata.items() if key != "ownerReferences"}
-    return {**manifest, "metadata": {**rest, **({"ownerReferences": owners} if owners else {})}}
 
 
 def _with_key(secret: dict[str, Any], session_keys: str) -> dict[str, Any]:

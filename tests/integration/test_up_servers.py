@@ -139,6 +139,15 @@ def test_bearer_token_and_headers_reach_the_remote(tmp_path: Path, runtime: Path
     assert SECRET not in up.said()
 
 
+def test_variables_for_another_sidecar_are_not_passed_on(tmp_path: Path, runtime: Path) -> None:
+    foreign = {"MCP_CONFIG_JSON": "{", "MCP_TOKEN_OTHER": SECRET, "OUTRIGGER__FRONT__PORT": "1"}
+    path = written(tmp_path, server())
+    with UpProcess(path, runtime=runtime, env=foreign) as up:
+        up.row("tools", "ready")
+        sidecar = process_named(up.process.pid, "mcp_sidecar.cli")
+        assert not [name for name in foreign if name.encode() in Path(f"/proc/{sidecar}/environ").read_bytes()]
+
+
 def test_several_servers_have_ports_in_a_row(tmp_path: Path, runtime: Path) -> None:
     written(tmp_path, server("first"), name="a.yaml")
     written(tmp_path, server("second"), server("third"), name="b.yaml")
