@@ -29,27 +29,12 @@ class Replica(SidecarProcess):
     def __init__(
         self, config: Mapping[str, Any], address: str, port: int, key: str = KEY, env: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(
-            config,
-            arguments=("--host", address, "--port", str(port)),
-            env={"OUTRIGGER__SESSIONS__ADDRESS": address, **(env or {})},
-        )
-        self.address = address
-        self._shared_port = port
+        super().__init__(config, host=address, port=port, env={"OUTRIGGER__SESSIONS__ADDRESS": address, **(env or {})})
         key_file = self.directory / "session.key"
         key_file.write_text(key)
         self.config_path.write_text(
             json.dumps({**config, "sessions": {**config.get("sessions", {}), "keyFile": "session.key"}})
         )
-
-    def start(self) -> Replica:
-        super().start()
-        self.port = self._shared_port
-        return self
-
-    def url(self, server: str | None = None) -> str:
-        path = f"/servers/{server}/mcp" if server else "/mcp"
-        return f"http://{self.address}:{self.port}{path}"
 
     def forwarded(self, outcome: str = "answered") -> float:
         """Requests that it passed on."""
@@ -134,11 +119,11 @@ class Spread:
         for _ in self.targets:
             replica = self.targets[next(self._turn) % len(self.targets)]
             try:
-                target = socket.create_connection((replica.address, replica.port), 5)
+                target = socket.create_connection((replica.host, replica.port), 5)
             except OSError:
                 continue
             target.settimeout(None)
-            self.seen[replica.address] += 1
+            self.seen[replica.host] += 1
             return self._tls.wrap_socket(target) if self._tls is not None else target
         return None
 

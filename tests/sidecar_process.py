@@ -100,6 +100,8 @@ class SidecarProcess:
         env: Mapping[str, str] | None = None,
         arguments: tuple[str, ...] = (),
         python: str = sys.executable,
+        host: str = "127.0.0.1",
+        port: int | None = None,
     ) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="outrigger-") if directory is None else None
         self.directory = Path(self._temporary.name) if self._temporary else Path(str(directory))
@@ -108,8 +110,11 @@ class SidecarProcess:
         self.env = {**os.environ, "XDG_STATE_HOME": str(self.directory), **(env or {})}
         self.arguments = arguments
         self.python = python
+        self.host = host
+        """Of the MCP port; the admin port is on 127.0.0.1."""
         self.port = 0
         self.admin_port = 0
+        self._wanted_port = port
         self.stderr: deque[bytes] = deque(maxlen=KEPT_LINES)
         """The newest log lines, without newline."""
         self.stdout: deque[bytes] = deque(maxlen=KEPT_LINES)
@@ -129,7 +134,7 @@ class SidecarProcess:
     def url(self, server: str | None = None) -> str:
         """The MCP endpoint: of the only server, or of the one named."""
         path = f"/servers/{server}/mcp" if server else "/mcp"
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"http://{self.host}:{self.port}{path}"
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Replace the config file in one step, as an editor or the kubelet does."""
@@ -140,8 +145,9 @@ class SidecarProcess:
     def start(self) -> SidecarProcess:
         """Start the process and wait until `/startupz` answers 200."""
         self.port, self.admin_port = free_ports(2)
+        self.port = self._wanted_port or self.port
         command = [self.python, "-m", "mcp_sidecar.cli", "run", "--config", str(self.config_path)]
-        command += ["--host", "127.0.0.1", "--port", str(self.port), "--admin-port", str(self.admin_port)]
+        command += ["--host", self.host, "--port", str(self.port), "--admin-port", str(self.admin_port)]
         self._process = subprocess.Popen(
             [*command, *self.arguments],
             env=self.env,

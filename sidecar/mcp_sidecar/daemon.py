@@ -37,7 +37,7 @@ def run(loaded: LoadedConfig) -> int:
     except asyncio.CancelledError:
         return 1
     except OSError as error:
-        log.error("cannot serve", error=error.strerror or str(error), address=str(error.filename or ""))
+        log.error("cannot serve", error=error.strerror or str(error))
         return 1
     finally:
         end_all_children()

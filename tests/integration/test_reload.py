@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import os
+import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,49 @@ def test_the_hash_is_that_of_the_text_in_use_and_stays_after_a_refused_reload() 
         other = json.dumps({**config, "globalTimeout": "31s"}).encode()
         write(other)
         eventually(lambda: shown() == file_hash(other))
+
+
+def config_map(directory: Path, config: dict[str, Any]) -> tuple[Path, Callable[[dict[str, Any]], bytes]]:
+    """The volume of a ConfigMap as the kubelet keeps it: the path of its file, and what writes a new version."""
+    versions = itertools.count(1)
+    path = directory / "config.json"
+
+    def write(config: dict[str, Any]) -> bytes:
+        fresh = directory / f"..2026_11_23_00_00_{next(versions)}"
+        fresh.mkdir()
+        text = json.dumps(config).encode()
+        (fresh / "config.json").write_bytes(text)
+        data = directory / "..data"
+        old = directory / os.readlink(data) if data.is_symlink() else None
+        (directory / "..data_tmp").symlink_to(fresh.name)
+        (directory / "..data_tmp").rename(data)
+        if not path.is_symlink():
+            path.symlink_to("..data/config.json")
+        if old is not None:
+            shutil.rmtree(old)
+        return text
+
+    write(config)
+    return path, write
+
+
+def test_the_kubelets_swap_of_a_config_map_is_seen_soon(tmp_path: Path) -> None:
+    """With the default interval: what the operator writes must not wait for long after the kubelet brought it."""
+    config: dict[str, Any] = {"servers": {"s": stdio()}}
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    mounted = SidecarProcess(config)
+    mounted.config_path, write = config_map(volume, config)
+    with mounted:
+        mounted.wait_for("/readyz")
+        for number in range(3):
+            began = time.monotonic()
+            text = write({**config, "globalTimeout": f"{31 + number}s"})
+            eventually(lambda text=text: mounted.status()["config"]["fileHash"] == file_hash(text))
+            assert time.monotonic() - began < 4.5, "2 s, and a second to check it"
+        write({"servers": {}})
+        eventually(lambda: mounted.status()["config"]["refusedReloads"] == 1)
+        assert mounted.status()["config"]["fileHash"] == file_hash(text)
 
 
 def test_tunables_change_under_load_without_a_dropped_call() -> None:

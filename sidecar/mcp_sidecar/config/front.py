@@ -140,7 +140,7 @@ class Secrets(Section):
         "SealedOrFile refuses literals and variables in headers and in environment variables that look like secrets "
         "(KEY, TOKEN, SECRET, PASSWORD, CREDENTIAL, AUTH in the name).",
     )
-    poll_interval: Duration = setting(5.0, "How often files are looked at for a new value.", ge=0.05, le=3600)
+    poll_interval: Duration = setting(2.0, "How often files are looked at for a new value.", ge=0.05, le=3600)
 
 
 def _level(value: Any) -> Any:

@@ -99,16 +99,16 @@ class Listener:
         return len(self._tasks)
 
     async def start(self, host: str, port: int, tls: TlsContext | None = None) -> tuple[str, int]:
-        """Listen on every address of `host`; returns the first address and its port. Raises OSError.
+        """Listen on every address of `host`; returns the first address and its port. Raises OSError, which names them.
 
         `tls` gives the context for each new connection. Port 0 takes a free one. `::` listens on IPv4 too.
         """
         loop = self._loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
-        )
         bound: list[socket.socket] = []
         try:
+            found = await loop.getaddrinfo(
+                host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
+            )
             for family, kind, protocol, _, address in dict.fromkeys(found):
                 if bound and port == 0:
                     address = (address[0], bound[0].getsockname()[1], *address[2:])
@@ -120,10 +120,11 @@ class Listener:
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
                 sock.bind(address)
                 sock.listen(self.settings.backlog)
-        except OSError:
+        except OSError as error:
             for sock in bound:
                 sock.close()
-            raise
+            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            raise OSError(error.errno, f"{where}: {(error.strerror or str(error)).lower()}") from None
         for sock in bound:
             self._sockets[sock] = tls
             loop.add_reader(sock, self._accept, sock)

@@ -73,7 +73,7 @@ def _digest(*candidates: Path) -> bytes | None:
 class Watcher:
     """Polls any number of files and tells who wants to know. One `run` for all of them."""
 
-    def __init__(self, interval: float = 5.0, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+    def __init__(self, interval: float = 2.0, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """`interval`: seconds between two looks. `sleep` is injected by tests."""
         self.interval = interval
         self.reloads = 0
