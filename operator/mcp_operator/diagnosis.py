@@ -44,7 +44,9 @@ CRASH_MEMORY = 600.0
 _DEADLINE, _NO_REPLICA_SET = "ProgressDeadlineExceeded", "ReplicaSetCreateError"
 _PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _PULL_MORE = ("RegistryUnavailable", "SignatureValidationFailed", "ErrImageUnpack")
-_REFUSED = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError")
+_REFUSED = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_REFUSED_BY_HOOK = ("PreCreateHookError", "PreStartHookError", "PostStartHookError")
+_POD = re.compile(r" ?\(pod: [^()]*(\([^()]*\))?[^()]*\)")
 _PULL_PREFIX = re.compile(r'^Back-off pulling image "[^"]*"(: \w+: |$)')
 _ROOT = re.compile(r"runAsNonRoot and image|breaks non-root policy")
 _NOT_FOUND = re.compile(r'^(secret|configmap) "([^"]+)" not found')
@@ -169,7 +171,7 @@ def _container_cause(pod: PodView, container: ContainerView, now: str) -> Diagno
     if container.state == "waiting":
         if container.reason in _PULL or container.reason in _PULL_MORE:
             return Diagnosis("ImagePullFailed", _pull(container))
-        if container.reason in _REFUSED:
+        if container.reason in _REFUSED or container.reason in _REFUSED_BY_HOOK:
             return _start_cause(container, container.message, where)
     if not _crashes(container, now) or container.ended is None:
         return None
@@ -186,7 +188,7 @@ def _pull(container: ContainerView) -> str:
 
 
 def _start_cause(container: ContainerView, message: str, where: str) -> Diagnosis:
-    words = clean(message, 512) or container.reason
+    words = clean(_POD.sub("", message), 512) or container.reason
     if _ROOT.search(message):
         part = "sidecar" if container.name == "sidecar" else "server"
         advice = f"set spec.podTemplate.{part}.securityContext.runAsUser to a user that can run it, such as 1000"

@@ -346,6 +346,13 @@ def test_cause_by_the_words_of_a_sidecar(described: str, said: dict[str, Any], r
         assert each in found.message
 
 
+def test_the_kubelet_need_not_name_the_pod_again() -> None:
+    said = 'container has runAsNonRoot and image will run as root (pod: "web-1-a_shop(6fd0-44)", container: server)'
+    found = diagnosed(not_ready(server=waiting("server", "CreateContainerConfigError", said)))
+    assert found is not None
+    assert found.message.startswith("image server:1: container has runAsNonRoot and image will run as root; set spec.")
+
+
 class TestNothingIsWrong:
     def test_ready(self) -> None:
         assert diagnosed(pod()) is None
