@@ -209,11 +209,9 @@ class Client:
             Request("patch", resource, path, accept=accept, body=manifest, content_type=_APPLY, dry_run=dry_run)
         )
 
-    async def apply_status(
-        self, resource: Resource, namespace: str, name: str, status: Mapping[str, Any], *, uid: str = ""
-    ) -> Object:
-        """Server-side apply of the whole status. `uid`: raise Conflict where another object has the name by now."""
-        metadata = {"name": name, "namespace": namespace} | ({"uid": uid} if uid else {})
+    async def apply_status(self, resource: Resource, namespace: str, name: str, status: Mapping[str, Any]) -> Object:
+        """Server-side apply of the whole status; gives the metadata. Raises NotFound: it never makes an object."""
+        metadata = {"name": name, "namespace": namespace}
         body = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata, "status": status}
         path = resource.path(namespace, name, "status") + _apply_query(STATUS_MANAGER, dry_run=False)
         return await self._transport.send(
@@ -240,11 +238,10 @@ class Client:
         )
 
     async def annotate(
-        self, resource: Resource, namespace: str, name: str, annotations: Mapping[str, str | None], *, uid: str = ""
+        self, resource: Resource, namespace: str, name: str, annotations: Mapping[str, str | None]
     ) -> Object:
-        """Set annotations, remove those that are None. `uid`: raise Conflict where another has the name by now."""
-        metadata: Object = {"annotations": dict(annotations)} | ({"uid": uid} if uid else {})
-        return await self.patch(resource, namespace, name, {"metadata": metadata})
+        """Set annotations, remove those that are None; gives the metadata."""
+        return await self.patch(resource, namespace, name, {"metadata": {"annotations": dict(annotations)}})
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> bool:
         """Delete this very object, in the background what it owns. False where it is gone or another has its name."""

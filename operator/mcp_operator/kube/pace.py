@@ -39,6 +39,7 @@ class Pace:
             if wait > 0:
                 await asyncio.sleep(wait)
         except BaseException:
+            self._tokens += 1.0
             self._slots.release()
             raise
 

@@ -109,13 +109,13 @@ async def test_apply_as_a_trial(server: ScriptedApiServer, client: Client) -> No
 async def test_apply_status(server: ScriptedApiServer, client: Client) -> None:
     path = "/apis/outrigger.dev/v1alpha1/namespaces/prod/mcpservers/git/status"
     server.on("PATCH", path, (200, {}))
-    await client.apply_status(MCP_SERVERS, "prod", "git", {"tools": 3}, uid="u-1")
+    await client.apply_status(MCP_SERVERS, "prod", "git", {"tools": 3})
     asked = server.requests[0]
     assert asked.query == {"fieldManager": "outrigger-status", "force": "true"}
     assert asked.body == {
         "apiVersion": "outrigger.dev/v1alpha1",
         "kind": "MCPServer",
-        "metadata": {"namespace": "prod", "name": "git", "uid": "u-1"},
+        "metadata": {"namespace": "prod", "name": "git"},
         "status": {"tools": 3},
     }
 
@@ -136,10 +136,10 @@ async def test_create_and_replace(server: ScriptedApiServer, client: Client) -> 
 async def test_annotate(server: ScriptedApiServer, client: Client) -> None:
     path = "/api/v1/namespaces/prod/pods/p"
     server.on("PATCH", path, (200, {}))
-    await client.annotate(PODS, "prod", "p", {"outrigger.dev/config-hash": "abc", "old": None}, uid="u-1")
+    await client.annotate(PODS, "prod", "p", {"outrigger.dev/config-hash": "abc", "old": None})
     asked = server.requests[0]
     assert asked.headers["Content-Type"] == "application/merge-patch+json"
-    assert asked.body == {"metadata": {"annotations": {"outrigger.dev/config-hash": "abc", "old": None}, "uid": "u-1"}}
+    assert asked.body == {"metadata": {"annotations": {"outrigger.dev/config-hash": "abc", "old": None}}}
 
 
 async def test_delete_is_of_this_very_object(server: ScriptedApiServer, client: Client) -> None:
