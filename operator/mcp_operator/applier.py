@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mcp_operator.errors import KubeError, NameConflict, OperatorError
-from mcp_operator.inventory import Inventory, Owned
+from mcp_operator.inventory import Applied, Inventory, Owned
 from mcp_operator.kube.resources import (
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -29,6 +29,7 @@ from mcp_operator.kube.resources import (
     Resource,
     resource_of,
 )
+from mcp_operator.observed import DeploymentView
 from mcp_operator.observed import applied as applied_fields
 from mcp_operator.session_key import owned_by, owner_of
 from mcp_operator.store import Key
@@ -78,6 +79,8 @@ class _Record:
     digest: bytes
     applied: str
     uid: str
+    before: str
+    """Hash that the watch showed at the time of the apply, and shows until it has caught up; empty then."""
 
 
 @dataclass(slots=True)
@@ -98,11 +101,14 @@ class _Server:
     records: dict[Place, _Record] = field(default_factory=dict)
     claimed: set[Place] = field(default_factory=set)
     """Names found free in this pass."""
+    deployment: DeploymentView | None = None
+    """As the API server answered, until the watch tells of it."""
 
-    def keep(self, place: Place, digest: bytes, answer: Mapping[str, Any]) -> None:
-        """Remember what was applied."""
+    def keep(self, place: Place, digest: bytes, answer: Mapping[str, Any], view: Applied | None) -> None:
+        """Remember what was applied, and how the watch saw the object then."""
         metadata = answer["metadata"]
-        self.records[place] = _Record(digest, applied_fields(metadata), metadata["uid"])
+        before = view.applied if view is not None else ""
+        self.records[place] = _Record(digest, applied_fields(metadata), metadata["uid"], before)
 
 
 class Applier:
@@ -123,10 +129,26 @@ class Applier:
             if record is not None and record.uid == uid:
                 del server.records[kind, name]
                 self.repaired += 1
+            if server.deployment is not None and server.deployment.uid == uid:
+                server.deployment = None
 
     def forget(self, key: Key) -> None:
         """The MCPServer is gone."""
         self._servers.pop(key, None)
+
+    def deployment(self, key: Key, seen: DeploymentView | None) -> DeploymentView | None:
+        """The Deployment as it is known best: as the watch told, or as our own write left it if that is newer.
+
+        What is said after a write on the word of a watch from before it is about the spec of before.
+        """
+        server = self._servers.get(key)
+        written = server.deployment if server is not None else None
+        if server is None or written is None:
+            return seen
+        if seen is not None and (seen.uid != written.uid or seen.generation >= written.generation):
+            server.deployment = None
+            return seen
+        return written
 
     async def apply_service(
         self, key: Key, uid: str, manifests: Sequence[Manifest], owned: Owned, confirm: Callable[[], Awaitable[None]]
@@ -148,7 +170,7 @@ class Applier:
                     if error.transient or error.terminating:
                         raise
                     return ()
-                server.keep(place, digest, answer)
+                server.keep(place, digest, answer, owned.applied.get(place))
                 return cluster_ips(answer)
         return ()
 
@@ -182,8 +204,10 @@ class Applier:
                     outcome.refused, outcome.refused_object = error, f"{place[0]} {place[1]}"
                 foundation_refused = foundation_refused or resource in (CONFIG_MAPS, SERVICE_ACCOUNTS)
                 continue
-            server.keep(place, digest, answer)
+            server.keep(place, digest, answer, owned.applied.get(place))
             outcome.written += 1
+            if resource is DEPLOYMENTS:
+                server.deployment = DeploymentView.of(answer)
             if resource is CONFIG_MAPS and (known or place in owned.applied):
                 outcome.config_replaced = True
         server.claimed.clear()
@@ -204,7 +228,7 @@ class Applier:
             digest = _digest(manifest)
             record = server.records.get(place)
             view = owned.applied.get(place)
-            if record is None or record.digest != digest or (view is not None and view.applied != record.applied):
+            if record is None or record.digest != digest or _drifted(view, record):
                 due.append((place, manifest, digest))
         return due
 
@@ -250,6 +274,15 @@ class Applier:
         if owner == f"MCPServer {key[1]}":
             raise BeingReplaced(f"{place[0]} {place[1]} of the deleted MCPServer {key[1]} is not gone yet")
         raise NameConflict(place[0], place[1], owner)
+
+
+def _drifted(view: Applied | None, record: _Record) -> bool:
+    """Whether the watch shows another state of our fields than our last apply left."""
+    if view is None or view.applied == record.applied:
+        if view is not None:
+            record.before = ""
+        return False
+    return view.applied != record.before
 
 
 def cluster_ips(service: Mapping[str, Any]) -> tuple[str, ...]:

@@ -210,7 +210,8 @@ class Reconciler:
         except NameConflict as conflict:
             facts = replace(facts, conflict=conflict)
             again = min(again, _CONFLICT_RETRY)
-        facts = replace(facts, apply_error=outcome.refused)
+        known = self._applier.deployment(key, owned.deployment)
+        facts = replace(facts, apply_error=outcome.refused, deployment=known)
         status = await self._tell(key, entry, memory, facts, confirm)
         self._follow(key, owned, status, wanted)
         return Result(again, failed=outcome.refused is not None)

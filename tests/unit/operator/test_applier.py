@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 from mcp_operator.applier import Applier, BeingReplaced
@@ -53,6 +54,7 @@ class Cluster:
         self.inventory = Inventory(self.marked.append, lambda *lost: self.applier.lost(*lost))
         self.applier = Applier(self, self.inventory)
         self.reads: list[str] = []
+        self.fields: dict = {"f:all": {}}
         self.uids = 0
         self.confirmed = 0
 
@@ -69,8 +71,8 @@ class Cluster:
         self.uids += 1
         made = copy.deepcopy(wanted)
         made["metadata"]["uid"] = before["metadata"]["uid"] if before else f"{kind}-{self.uids}"
-        fields = {"f:all": {}}
-        made["metadata"]["managedFields"] = [{"manager": "outrigger", "operation": "Apply", "fieldsV1": fields}]
+        ours = {"manager": "outrigger", "operation": "Apply", "fieldsV1": self.fields}
+        made["metadata"]["managedFields"] = [ours]
         if kind == "Service":
             made["spec"] = {**made["spec"], "clusterIPs": ["10.0.0.7"]}
         self.objects[kind, name] = made
@@ -139,6 +141,27 @@ async def test_a_foreign_change_of_our_fields_is_repaired_and_other_changes_are_
     cluster.play("Service", "search", drifted)
     await cluster.run()
     assert cluster.writes == ["Service search"]
+    assert cluster.applier.repaired == 1
+
+
+async def test_a_watch_that_lags_behind_our_own_apply_is_no_drift(cluster) -> None:
+    await cluster.run()
+    cluster.catch_up()
+    lagging = cluster.inventory.seen(KEY, "Service", "search")
+    cluster.writes.clear()
+    cluster.fields = {"f:more": {}}
+    changed = [CONFIG, {**SERVICE, "spec": {"ports": [], "type": "NodePort"}}, DEPLOYMENT]
+    await cluster.run(changed)
+    assert cluster.inventory.seen(KEY, "Service", "search") == lagging
+    await cluster.run(changed)
+    assert cluster.writes == ["Service search"]
+    cluster.catch_up()
+    await cluster.run(changed)
+    back = copy.deepcopy(cluster.objects["Service", "search"])
+    back["metadata"]["managedFields"][0]["fieldsV1"] = {"f:all": {}}
+    cluster.play("Service", "search", back)  # somebody put it back to what it was before: that is drift
+    await cluster.run(changed)
+    assert cluster.writes == ["Service search", "Service search"]
     assert cluster.applier.repaired == 1
 
 
@@ -255,3 +278,36 @@ async def test_what_only_bears_our_label_is_not_pruned(cluster) -> None:
     await cluster.run()
     await cluster.applier.prune(KEY, ALL, cluster.inventory.of(KEY, UID))
     assert cluster.deleted == []
+
+
+def generation(cluster: Cluster, number: int) -> DeploymentView:
+    """What a watch tells of the Deployment in this generation."""
+    found = copy.deepcopy(cluster.objects["Deployment", "search"])
+    found["metadata"]["generation"] = number
+    return DeploymentView.of(found)
+
+
+async def test_a_deployment_is_known_as_it_was_written_until_the_watch_tells_of_it(cluster) -> None:
+    """Else a status would say of the new spec what held for the old one."""
+    assert cluster.applier.deployment(KEY, None) is None
+    await cluster.run()
+    before = generation(cluster, 1)
+    assert cluster.applier.deployment(KEY, before) is before
+    answer = {**DEPLOYMENT, "metadata": {**DEPLOYMENT["metadata"], "generation": 2}, "spec": {"replicas": 5}}
+    await cluster.run([CONFIG, SERVICE, answer])
+    written = cluster.applier.deployment(KEY, before)
+    assert (written.generation, written.wanted) == (2, 5)
+    assert cluster.applier.deployment(KEY, None) is written
+    later = generation(cluster, 3)
+    assert cluster.applier.deployment(KEY, later) is later
+    assert cluster.applier.deployment(KEY, before) is before, "and then no more"
+
+
+async def test_a_deployment_that_is_gone_or_another_is_not_as_it_was_written(cluster) -> None:
+    await cluster.run()
+    written = cluster.applier.deployment(KEY, None)
+    cluster.applier.lost(KEY, "Deployment", "search", written.uid)
+    assert cluster.applier.deployment(KEY, None) is None
+    await cluster.run()
+    other = replace(written, uid="another", generation=0)
+    assert cluster.applier.deployment(KEY, other) is other
