@@ -410,7 +410,7 @@ def test_a_replica_that_shuts_down_ends_what_it_passes_on() -> None:
         assert caller.text("echo", text="x") == "x"
 
 
-def test_connections_are_kept_no_longer_than_the_other_side_keeps_them() -> None:
+def test_a_connection_that_the_other_side_has_closed_is_not_used_again() -> None:
     config = {**own(), "front": {"idleTimeout": "300ms"}}
     with spread(config, 2) as (found, front):
         caller = at(found[0], Caller(front.url, version=LEGACY)).open()
