@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlencode
@@ -35,7 +35,7 @@ PAGE = 100
 WATCH_TIMEOUT = 300.0
 """Seconds after which the API server is asked to end a watch."""
 INACTIVITY = 90.0
-"""Seconds without a byte after which a watch is taken for dead: bookmarks come every minute."""
+"""Seconds without a byte after which a watch is opened anew: it may be dead. Bookmarks, if any, come every minute."""
 
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
 _MERGE = "application/merge-patch+json"
@@ -173,9 +173,9 @@ class Client:
     ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
         """`async with client.watch(…) as events`: changes after `resource_version`, bookmarks included.
 
-        Entered when the API server has accepted it; the events end when the API server ends it, after `timeout`. Both
-        raise Expired where the version is too old, Unavailable where nothing came for `inactivity` seconds or the
-        connection broke.
+        Entered when the API server has accepted it; the events end when the API server ends it, after `timeout`, or
+        when nothing came for `inactivity` seconds. Both raise Expired where the version is too old, Unavailable where
+        the connection broke.
         """
         path = resource.path(namespace) + _query(
             ("watch", "1"),
@@ -255,9 +255,11 @@ class Client:
 
 async def _events(content: aiohttp.StreamReader) -> AsyncGenerator[WatchEvent, None]:
     lines = EventLines()
-    while chunk := await content.readany():
-        for event in lines.feed(chunk):
-            yield event
+    # Silence is no failure: there are no bookmarks while the newest change of the kind is older than the watch.
+    with suppress(aiohttp.SocketTimeoutError):
+        while chunk := await content.readany():
+            for event in lines.feed(chunk):
+                yield event
 
 
 def _address(manifest: Mapping[str, Any]) -> tuple[Resource, str, str]:

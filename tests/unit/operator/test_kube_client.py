@@ -420,8 +420,14 @@ async def test_watch_that_is_too_old(server: ScriptedApiServer, client: Client) 
             await watched(client)
 
 
-async def test_silent_watch_is_cut(server: ScriptedApiServer, client: Client) -> None:
+async def test_silent_watch_ends(server: ScriptedApiServer, client: Client) -> None:
     server.on("GET", WATCHED, streaming(event("ADDED", "a", "6"), then=server.release.wait))
+    async with asyncio.timeout(5):
+        assert await watched(client, inactivity=0.05) == [("ADDED", "6")]
+
+
+async def test_watch_that_is_not_answered_fails(server: ScriptedApiServer, client: Client) -> None:
+    server.on("GET", WATCHED, server.held)
     with pytest.raises(errors.Unavailable, match="in time"):
         await watched(client, inactivity=0.05)
 

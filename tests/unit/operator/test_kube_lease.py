@@ -394,7 +394,7 @@ faults = st.builds(
 ) | st.just(Fault())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     scripts=st.lists(st.lists(faults, max_size=20), min_size=2, max_size=3),
     rates=st.lists(st.sampled_from([0.85, 0.95, 1.0, 1.05, 1.15]), min_size=3, max_size=3),
