@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 
 import pytest
+
 from mcp_operator.applier import Applier, BeingReplaced
 from mcp_operator.errors import Forbidden, NameConflict, Unavailable
 from mcp_operator.inventory import Inventory

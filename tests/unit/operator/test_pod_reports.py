@@ -7,7 +7,6 @@ import contextlib
 from types import SimpleNamespace
 
 from mcp_operator.pod_reports import PodReports, PollIntervals
-
 from virtual_clock import on_virtual_loop
 
 KEY = ("team", "search")

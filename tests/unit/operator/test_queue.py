@@ -9,8 +9,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from mcp_operator.queue import QueueClosed, WorkQueue
 
+from mcp_operator.queue import QueueClosed, WorkQueue
 from virtual_clock import VirtualLoop, on_virtual_loop
 
 

@@ -6,6 +6,7 @@ import base64
 from dataclasses import dataclass
 
 import pytest
+
 from mcp_operator.errors import Forbidden, Unavailable
 from mcp_operator.kube.resources import SECRETS
 from mcp_operator.references import MissingReference, References

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
+
 from mcp_operator.errors import AlreadyExists, NameConflict
 from mcp_operator.session_key import SessionKeys
 
