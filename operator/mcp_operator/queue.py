@@ -126,7 +126,7 @@ class WorkQueue(Generic[K]):
             self.add(key, urgent=urgent)
 
     def retry(self, key: K) -> float:
-        """The work on a key failed: it comes again after its backoff (doubling, half of it jitter). Seconds until then."""
+        """The work on a key failed: it comes again after its backoff, doubling, half of it jitter. Seconds."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         self.retried += 1
