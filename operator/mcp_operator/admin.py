@@ -1,6 +1,7 @@
 """The operator's admin port: /livez, /readyz, /metrics.
 
-Live: the event loop turns. Ready: this replica stands by for the Lease, or leads and has seen everything there is. Neither looks at the API server: restarting the operator mends nothing there.
+Live: the event loop turns. Ready: this replica stands by for the Lease, or leads and has seen everything there is.
+Neither looks at the API server: restarting the operator mends nothing there.
 """
 
 from __future__ import annotations
