@@ -92,10 +92,10 @@ def start_operator(operators: Operators) -> Iterator[StartOperator]:
     """`start_operator(name=…, settings=…)`: operators of the test's own, the shared one stopped."""
     operators.stop_shared()
 
-    def start(**options: Any) -> OperatorProcess:
+    def start(*, ready: bool = True, **options: Any) -> OperatorProcess:
         made = operators.make(**options)
         operators.own.append(made)
-        return made.start()
+        return made.start(ready=ready)
 
     yield start
     try:

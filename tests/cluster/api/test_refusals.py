@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from cluster import pod_faults
-from cluster.api import Api, eventually
+from cluster.api import Api, ApiError, eventually
+from cluster.crds import install_crds
 from cluster.operator_process import OperatorProcess
 from cluster.pod_agent import PodAgent
 from cluster.pod_faults import Fault
@@ -66,23 +67,48 @@ def test_secret_of_one_server_stops_no_other(api: Api, operator: OperatorProcess
     wait_for(api, namespace, "whole", "SecretsResolved", "True")
 
 
-def test_spec_that_cel_cannot_see_through(api: Api, operator: OperatorProcess, namespace: str) -> None:
-    """The sidecar's own check of its configuration finds it; what runs stays."""
+def without_rules(schema: Any) -> Any:
+    """A schema, the CEL rules left out."""
+    if isinstance(schema, dict):
+        return {name: without_rules(inner) for name, inner in schema.items() if name != "x-kubernetes-validations"}
+    return [without_rules(inner) for inner in schema] if isinstance(schema, list) else schema
+
+
+def accepts(api: Api, manifest: dict[str, Any]) -> bool:
+    try:
+        api.create(manifest, dryRun="All")
+    except ApiError as error:
+        if error.status != 422:
+            raise
+        return False
+    return True
+
+
+def test_spec_from_before_a_rule(api: Api, operator: OperatorProcess, namespace: str) -> None:
+    """An MCPServer may be older than a rule of its CRD. It is told so, and what runs stays."""
     api.create(mcp_server(namespace))
     settled(api, namespace)
     before = api.get("deployments", namespace, "one")
-    bad = {"service": {"allowedHosts": ["not a host/"]}, "remote": {"url": "http://[::1"}, "stdio": None}
-    try:
-        api.patch("mcpservers", namespace, "one", {"spec": bad})
-    except Exception as refused:  # as well: the API server refuses it
-        assert "spec." in str(refused)
-        return
-    server = wait_for(api, namespace, "one", "Ready", "False", "InvalidSpec")
-    assert "spec." in explained(api, server, "InvalidSpec")
-    after = api.get("deployments", namespace, "one")
     assert before is not None
+    bad = mcp_server(namespace, "probe", front={"port": 9090, "adminPort": 9090})
+    crd = api.get("customresourcedefinitions", None, "mcpservers.outrigger.dev")
+    assert crd is not None
+    try:
+        api.update(without_rules(crd))
+        eventually(lambda: accepts(api, bad), "the rules gone")
+        api.patch("mcpservers", namespace, "one", {"spec": {"front": bad["spec"]["front"]}})
+    finally:
+        install_crds(api)
+    eventually(lambda: not accepts(api, bad), "the rules in force")
+    server = wait_for(api, namespace, "one", "Ready", "False", "InvalidSpec")
+    assert "spec.front.adminPort: port and adminPort must differ" in explained(api, server, "InvalidSpec")
+    after = api.get("deployments", namespace, "one")
     assert after is not None
     assert after["spec"] == before["spec"]
+    api.patch("mcpservers", namespace, "one", {"spec": {"front": {"adminPort": 9091}}})
+    eventually(
+        lambda: condition(api.get("mcpservers", namespace, "one"), "Ready")["reason"] != "InvalidSpec", "another reason"
+    )
 
 
 def quota(namespace: str, **hard: str) -> dict[str, Any]:
