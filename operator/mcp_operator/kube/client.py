@@ -255,7 +255,7 @@ class Client:
 
 async def _events(content: aiohttp.StreamReader) -> AsyncGenerator[WatchEvent, None]:
     lines = EventLines()
-    # Silence is no failure: there are no bookmarks while the newest change of the kind is older than the watch.
+    # Silence is no failure: the API promises no bookmarks, and they were seen to stay away.
     with suppress(aiohttp.SocketTimeoutError):
         while chunk := await content.readany():
             for event in lines.feed(chunk):

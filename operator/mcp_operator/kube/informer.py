@@ -8,8 +8,8 @@ rest is dropped; a thousand Deployments cost a few megabytes. What a change mean
 The list is paged and consistent (no resourceVersion: a new leader must see what the old one wrote last); the watch
 goes on from it, with bookmarks, so that its version stays young. A watch that ends or breaks is taken up where it was;
 one that cannot be taken up at once, or whose version is too old, starts over with a list, and what the list lacks has
-been deleted meanwhile. Silence proves nothing: a watch without a byte for 90 s is opened anew, where it was (kinds in
-which nothing happens get no bookmarks either).
+been deleted meanwhile. Silence proves nothing: a watch without a byte for 90 s is opened anew, where it was (bookmarks
+are not promised, so it is no failure either).
 """
 
 from __future__ import annotations
