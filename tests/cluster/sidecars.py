@@ -31,15 +31,17 @@ def living(api: Api, namespace: str) -> list[Object]:
 class Sidecar:
     """The sidecar of one pod."""
 
+    port = 8080
+
     def __init__(self, api: Api, agent: PodAgent, pod: Object) -> None:
         self._api, self._agent = api, agent
         self.namespace: str = pod["metadata"]["namespace"]
         self.name: str = pod["metadata"]["name"]
         self.uid: str = pod["metadata"]["uid"]
-        self.address = agent.address(self.namespace, self.name)
+        self.host = agent.address(self.namespace, self.name)
 
     def __repr__(self) -> str:
-        return f"Sidecar({self.name}, {self.address})"
+        return f"Sidecar({self.name}, {self.host})"
 
     @property
     def pod(self) -> Object:
@@ -66,7 +68,7 @@ class Sidecar:
 
     def admin(self, path: str) -> tuple[int, str]:
         """GET a page of the admin port. Raises OSError."""
-        connection = http.client.HTTPConnection(self.address, 9090, timeout=5)
+        connection = http.client.HTTPConnection(self.host, 9090, timeout=5)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -83,7 +85,7 @@ class Sidecar:
     @property
     def url(self) -> str:
         """Where callers reach this pod and no other."""
-        return f"http://{self.address}:8080/mcp"
+        return f"http://{self.host}:8080/mcp"
 
     def caller(self, *, version: str | None = None, token: str | None = None) -> Caller:
         """A caller of this pod: a modern one, or one of a legacy version."""

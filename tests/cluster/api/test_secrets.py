@@ -416,10 +416,11 @@ def test_versions_tell_nothing(api: Api, operator: OperatorProcess, namespace: s
 
 
 def test_a_session_key_of_the_users_own(
-    api: Api, operator: OperatorProcess, real_pods: PodAgent, namespace: str, marker: str
+    api: Api, operator: OperatorProcess, real_pods: PodAgent, namespace: str
 ) -> None:
     """It seals the sessions, and the operator makes none."""
-    api.create(secret(namespace, "sealing", mine=(marker * 2)[:64]))
+    key = uuid.uuid4().hex + uuid.uuid4().hex
+    api.create(secret(namespace, "sealing", mine=key))
     sessions = {"keySecretRef": {"name": "sealing", "key": "mine"}}
     api.create(mcp_server(namespace, sessions=sessions))
     wait_for(api, namespace, "one", "Ready", "True", timeout=60)
@@ -429,8 +430,8 @@ def test_a_session_key_of_the_users_own(
     assert caller.session is not None
     assert json.loads(caller.text("echo", text="x")) == {"text": "x"}
     mounted = Path(f"/proc/{sidecar.process.pid}/root/run/outrigger/session/key")
-    assert mounted.read_text() == (marker * 2)[:64]
-    assert_nowhere(marker, places(api, namespace, operator, [sidecar]))
+    assert mounted.read_text() == key
+    assert_nowhere(key, places(api, namespace, operator, [sidecar]))
 
 
 def test_the_operator_reads_only_secrets_that_are_named(
