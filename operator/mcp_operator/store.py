@@ -46,23 +46,27 @@ class Store:
         self._changed = changed
         self._clock = clock
         self._entries: dict[Key, Entry] = {}
-        self.events = 0
 
-    def put(self, manifest: Mapping[str, Any], *, new: bool = False, deleted: bool = False) -> None:
-        """Take what an event or a read says. `new`: somebody made it just now; else an unknown one was listed."""
-        self.events += 1
+    def put(self, manifest: Mapping[str, Any], kind: str | None = None) -> None:
+        """Take what an event of `kind` says (`ADDED`, `MODIFIED`, `DELETED`), or a list or a read (None).
+
+        Events of one object arrive in order, but not with those of another of the same name, nor with our own reads:
+        what is older than what is known says nothing.
+        """
         metadata = manifest["metadata"]
         key = (str(metadata["namespace"]), str(metadata["name"]))
         before = self._entries.get(key)
-        if deleted:
+        if kind == "DELETED":
             if before is not None and before.uid == metadata.get("uid"):
                 del self._entries[key]
                 self._changed(key, True)
             return
+        if kind is not None and before is not None and _is_older(manifest, before.manifest):
+            return
         entry = Entry(_slim(manifest), self._clock())
         self._entries[key] = entry
         if before is None:
-            self._changed(key, new)
+            self._changed(key, kind == "ADDED")
         elif _identity(before.manifest) != _identity(entry.manifest):
             self._changed(key, True)
 
@@ -81,6 +85,15 @@ class Store:
 
     def __iter__(self) -> Iterator[Key]:
         return iter(tuple(self._entries))
+
+
+def _is_older(manifest: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    """By resourceVersion, which orders the states of all objects of a kind (Kubernetes API concepts, "Resource
+    versions"); where one of them is no number, nothing is older."""
+    versions = [str(each["metadata"].get("resourceVersion", "")) for each in (manifest, known)]
+    if not all(version.isascii() and version.isdigit() for version in versions):
+        return False
+    return int(versions[0]) < int(versions[1])
 
 
 def _slim(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
