@@ -246,7 +246,7 @@ class Operation:
             try:
                 result = await self.reconciler.reconcile(key)
             except OperatorError as problem:
-                delay = self.queue.retry(key)
+                delay = self.queue.retry(key, at_least=getattr(problem, "retry_after", None) or 0.0)
                 results["retry"] += 1
                 log.info("MCPServer %s/%s: %s; again in %.1f s", *key, problem, delay)
             except Exception:
@@ -255,7 +255,7 @@ class Operation:
                 log.exception("MCPServer %s/%s: this is a bug of the operator", *key)
             else:
                 if result is None:
-                    self.queue.forget(key)
+                    self.queue.succeeded(key)  # not `forget`: another of its name may have been marked meanwhile
                     results["gone"] += 1
                 elif result.failed:
                     self.queue.retry(key)

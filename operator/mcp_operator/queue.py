@@ -17,6 +17,9 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
+_PATIENCE = 8
+"""One of so many pieces of work is of those that may wait, however many are urgent: a retry is among them."""
+
 
 class QueueClosed(Exception):
     """The queue ends: no more work."""
@@ -53,6 +56,7 @@ class WorkQueue(Generic[K]):
         self._failures: dict[K, int] = {}
         self._waiter: asyncio.Event = asyncio.Event()
         self._closed = False
+        self._given = 0
         self.added = 0
         self.retried = 0
 
@@ -109,7 +113,9 @@ class WorkQueue(Generic[K]):
             await self._waiter.wait()
 
     def _pop(self) -> K | None:
-        for lane, urgent in ((self._urgent, True), (self._patient, False)):
+        self._given += 1
+        lanes = (self._urgent, True), (self._patient, False)
+        for lane, urgent in lanes if self._given % _PATIENCE else lanes[::-1]:
             while lane:
                 key = lane.popleft()
                 if self._lane.get(key) == urgent:
@@ -125,12 +131,14 @@ class WorkQueue(Generic[K]):
         if urgent is not None:
             self.add(key, urgent=urgent)
 
-    def retry(self, key: K) -> float:
-        """The work on a key failed: it comes again after its backoff, doubling, half of it jitter. Seconds."""
+    def retry(self, key: K, *, at_least: float = 0.0) -> float:
+        """The work on a key failed: it comes again after its backoff (doubling, half of it jitter), not sooner than
+        `at_least` and not later than the longest backoff. Seconds until then."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         self.retried += 1
         delay = min(self._base * 2.0 ** min(failures, 30), self._max) * (0.5 + self._rng() / 2)
+        delay = min(max(delay, at_least), self._max)
         self.add_after(key, delay)
         return delay
 

@@ -59,6 +59,29 @@ async def test_what_somebody_waits_for_goes_first() -> None:
 
 
 @on_virtual_loop
+async def test_what_may_wait_is_not_forgotten_while_ever_more_is_urgent() -> None:
+    queue = make()
+    queue.add("patient", urgent=False)
+    for number in range(20):
+        queue.add(f"urgent-{number}")
+        key = await queue.get()
+        queue.done(key)
+        if key == "patient":
+            assert number < 8
+            return
+    raise AssertionError("it waited for ever")
+
+
+@on_virtual_loop
+async def test_a_retry_comes_not_sooner_than_the_api_server_asks() -> None:
+    queue = make(backoff_base=1.0, backoff_max=60.0)
+    queue.add("a")
+    await queue.get()
+    assert queue.retry("a", at_least=30.0) == 30.0
+    assert queue.retry("a", at_least=3600.0) == 60.0
+
+
+@on_virtual_loop
 async def test_failures_double_the_wait_up_to_its_bound_and_success_resets_it() -> None:
     queue = make(backoff_base=1.0, backoff_max=5.0)
     waits = []
