@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from mcp_operator.diagnosis import current_replica_set
 from mcp_operator.errors import KubeError, NameConflict, OperatorError
-from mcp_operator.inventory import Applied, Inventory, Owned
+from mcp_operator.inventory import Applied, Owned
 from mcp_operator.kube.resources import (
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -31,12 +35,13 @@ from mcp_operator.kube.resources import (
 )
 from mcp_operator.observed import DeploymentView
 from mcp_operator.observed import applied as applied_fields
+from mcp_operator.repairs import AT_ONCE, Place, Repairs
 from mcp_operator.session_key import owned_by, owner_of
 from mcp_operator.store import Key
 
+log = logging.getLogger(__name__)
+
 Manifest = Mapping[str, Any]
-Place = tuple[str, str]
-"""Kind and name."""
 
 APPLIED = (
     SERVICE_ACCOUNTS,
@@ -67,8 +72,8 @@ class ApplyClient(Protocol):
     ) -> dict[str, Any] | None:
         """The object, None where there is none."""
 
-    async def apply(self, manifest: Manifest) -> dict[str, Any]:
-        """Server-side apply."""
+    async def apply(self, manifest: Manifest, *, metadata_only: bool = False) -> dict[str, Any]:
+        """Server-side apply. `metadata_only`: of the answer."""
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> bool:
         """Delete the object with this uid."""
@@ -93,6 +98,10 @@ class Outcome:
     refused_object: str = ""
     config_replaced: bool = False
     """The content of a ConfigMap that pods mount was changed in place."""
+    deployed: bool = True
+    """The Deployment is as it is wanted."""
+    again: float = math.inf
+    """Seconds until there is more to do without an event."""
 
 
 @dataclass(slots=True)
@@ -103,6 +112,7 @@ class _Server:
     """Names found free in this pass."""
     deployment: DeploymentView | None = None
     """As the API server answered, until the watch tells of it."""
+    repairs: Repairs = field(default_factory=Repairs)
 
     def keep(self, place: Place, digest: bytes, answer: Mapping[str, Any], view: Applied | None) -> None:
         """Remember what was applied, and how the watch saw the object then."""
@@ -114,21 +124,21 @@ class _Server:
 class Applier:
     """Applies and prunes. One pass for an MCPServer at a time."""
 
-    def __init__(self, client: ApplyClient, inventory: Inventory) -> None:
+    def __init__(self, client: ApplyClient, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
-        self._inventory = inventory
+        self._clock = clock
         self._servers: dict[Key, _Server] = {}
         self.repaired = 0
         """Objects that somebody else had changed or deleted."""
 
     def lost(self, key: Key, kind: str, name: str, uid: str) -> None:
-        """A watch says that an object is gone; what was applied is forgotten."""
+        """A watch says that an object is gone, or is not ours any more; what was applied is forgotten."""
         server = self._servers.get(key)
         if server is not None:
             record = server.records.get((kind, name))
             if record is not None and record.uid == uid:
                 del server.records[kind, name]
-                self.repaired += 1
+                self._repaired(key, server, (kind, name))
             if server.deployment is not None and server.deployment.uid == uid:
                 server.deployment = None
 
@@ -164,6 +174,7 @@ class Applier:
         await self._claim_names(key, server, due, owned, confirm)
         for place, manifest, digest in due:
             if resource_of(manifest) is SERVICES:
+                self._count_repair(key, server, place, digest)
                 try:
                     answer = await self._client.apply(manifest)
                 except KubeError as error:
@@ -185,17 +196,17 @@ class Applier:
         server = self._server(key, uid)
         due = self._due(server, manifests, owned)
         await self._claim_names(key, server, due, owned, confirm)
-        outcome = Outcome()
+        outcome = Outcome(again=self._postponed(server, manifests))
         foundation_refused = False
         for place, manifest, digest in due:
             resource = resource_of(manifest)
             if resource is DEPLOYMENTS and foundation_refused:
+                outcome.deployed = False
                 continue  # its pods could not start
             known = place in server.records
-            if known and server.records[place].digest == digest:
-                self.repaired += 1
+            self._count_repair(key, server, place, digest)
             try:
-                answer = await self._client.apply(manifest)
+                answer = await self._client.apply(manifest, metadata_only=resource is not DEPLOYMENTS)
             except KubeError as error:
                 if error.transient or error.terminating:
                     raise
@@ -203,6 +214,7 @@ class Applier:
                 if outcome.refused is None:
                     outcome.refused, outcome.refused_object = error, f"{place[0]} {place[1]}"
                 foundation_refused = foundation_refused or resource in (CONFIG_MAPS, SERVICE_ACCOUNTS)
+                outcome.deployed = outcome.deployed and resource is not DEPLOYMENTS
                 continue
             server.keep(place, digest, answer, owned.applied.get(place))
             outcome.written += 1
@@ -219,18 +231,36 @@ class Applier:
             server = self._servers[key] = _Server(uid)
         return server
 
-    @staticmethod
-    def _due(server: _Server, manifests: Iterable[Manifest], owned: Owned) -> list[tuple[Place, Manifest, bytes]]:
-        """What was never applied, is wanted otherwise now, or was changed by somebody else."""
+    def _due(self, server: _Server, manifests: Iterable[Manifest], owned: Owned) -> list[tuple[Place, Manifest, bytes]]:
+        """What was never applied, is wanted otherwise now, or was changed by somebody else and not too often."""
         due: list[tuple[Place, Manifest, bytes]] = []
+        now = self._clock()
         for manifest in manifests:
-            place = (manifest["kind"], manifest["metadata"]["name"])
+            place = _place(manifest)
             digest = _digest(manifest)
             record = server.records.get(place)
-            view = owned.applied.get(place)
-            if record is None or record.digest != digest or _drifted(view, record):
+            changed = record is not None and record.digest != digest
+            if changed or (
+                (record is None or _drifted(owned.applied.get(place), record)) and not server.repairs.wait(place, now)
+            ):
                 due.append((place, manifest, digest))
         return due
+
+    def _postponed(self, server: _Server, manifests: Iterable[Manifest]) -> float:
+        """Seconds until the next object may be repaired that has been too often."""
+        now = self._clock()
+        waits = [server.repairs.wait(_place(manifest), now) for manifest in manifests]
+        return min((wait for wait in waits if wait > 0.0), default=math.inf)
+
+    def _count_repair(self, key: Key, server: _Server, place: Place, digest: bytes) -> None:
+        record = server.records.get(place)
+        if record is not None and record.digest == digest:
+            self._repaired(key, server, place)
+
+    def _repaired(self, key: Key, server: _Server, place: Place) -> None:
+        self.repaired += 1
+        if server.repairs.made(place, self._clock()) == AT_ONCE:
+            log.warning("%s %s of MCPServer %s/%s is changed by somebody else again and again", *place, *key)
 
     async def _claim_names(
         self,
@@ -250,17 +280,25 @@ class Applier:
             server.claimed.add(place)
 
     async def prune(self, key: Key, manifests: Iterable[Manifest], owned: Owned) -> int:
-        """Delete what is owned and no longer wanted. A ConfigMap stays while a ReplicaSet refers to it."""
-        wanted = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
+        """Delete what is owned and no longer wanted. A ConfigMap stays while a ReplicaSet refers to it.
+
+        Which do is known once the watches have told of the ReplicaSet of the newest Deployment: until then all stay.
+        """
+        wanted = {_place(manifest) for manifest in manifests}
+        server = self._servers.get(key)
+        deployment = self.deployment(key, owned.deployment)
+        told = deployment is not None and current_replica_set(deployment, owned.replica_sets) is not None
         kept = {view.config_map for view in owned.replica_sets}
-        if owned.deployment is not None:
-            kept.add(owned.deployment.config_map)
         deleted = 0
         for (kind, name), view in list(owned.applied.items()):
-            if (kind, name) in wanted or view.deleting or (kind == CONFIG_MAPS.kind and name in kept):
+            if (kind, name) in wanted or view.deleting:
+                continue
+            if kind == CONFIG_MAPS.kind and (not told or name in kept):
                 continue
             resource = _RESOURCES.get(kind)
             if resource is not None:
+                if server is not None:
+                    server.records.pop((kind, name), None)
                 await self._client.delete(resource, key[0], name, uid=view.uid)
                 deleted += 1
         return deleted
@@ -290,6 +328,10 @@ def cluster_ips(service: Mapping[str, Any]) -> tuple[str, ...]:
     spec = service.get("spec") or {}
     found = spec.get("clusterIPs") or [spec.get("clusterIP")]
     return tuple(ip for ip in found if ip and ip != "None")
+
+
+def _place(manifest: Manifest) -> Place:
+    return manifest["kind"], manifest["metadata"]["name"]
 
 
 def _digest(manifest: Manifest) -> bytes:

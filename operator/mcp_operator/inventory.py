@@ -49,7 +49,8 @@ class Owned:
 
 
 class Inventory:
-    """Views by MCPServer. `changed(key)`: look at it again. `lost(key, kind, name, uid)`: an applied object is gone."""
+    """Views by MCPServer. `changed(key)`: look at it again. `lost(key, kind, name, uid)`: an applied object is gone,
+    or has another owner."""
 
     def __init__(
         self, changed: Callable[[Key], None], lost: Callable[[Key, str, str, str], None] = lambda *_: None
@@ -69,6 +70,8 @@ class Inventory:
                 if view is None or (not present and new is not None and new.server == view.server):
                     continue
                 self._keep(resource, kind, view, present)
+            if old is not None and new is not None and (old.uid, old.owner) != (new.uid, new.owner):
+                self._lose(kind, old)  # made anew while nobody watched, or taken from us
             for key in {(view.namespace, view.server) for view in (old, new) if view is not None and view.server}:
                 self._changed(key)
 
@@ -89,9 +92,13 @@ class Inventory:
             assert isinstance(view, ChildView | DeploymentView)
             _set(views.applied, (kind, view.name), view, present)
             if not present:
-                self._lost(key, kind, view.name, view.uid)
+                self._lose(kind, view)
         if views.empty:
             del self._servers[key]
+
+    def _lose(self, kind: str, view: View) -> None:
+        if isinstance(view, ChildView | DeploymentView):
+            self._lost((view.namespace, view.server), kind, view.name, view.uid)
 
     def of(self, key: Key, uid: str) -> Owned:
         """What the MCPServer with this uid owns."""
@@ -106,11 +113,6 @@ class Inventory:
         uids = {view.uid for view in sets}
         pods = tuple(view for view in views.pods.values() if _owner(view) in uids)
         return Owned(deployment, sets, pods, applied)
-
-    def seen(self, key: Key, kind: str, name: str) -> Applied | None:
-        """The view of an object that our watches select, whoever owns it."""
-        views = self._servers.get(key)
-        return views.applied.get((kind, name)) if views is not None else None
 
 
 def _set(views: dict, place: object, view: View, present: bool) -> None:  # type: ignore[type-arg]

@@ -71,7 +71,7 @@ class Operation:
         self.queue: WorkQueue[Key] = WorkQueue(clock=clock, rng=rng)
         self.store = Store(self._marked, clock=clock)
         self.inventory = Inventory(self.queue.add, self._lost)
-        self._applier = Applier(client, self.inventory)
+        self._applier = Applier(client, clock=clock)
         self._poller = StatusPoller(timeout=config.status_poll.timeout, concurrency=config.status_poll.concurrency)
         self._reports = PodReports(
             self._poller,

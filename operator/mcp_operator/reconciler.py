@@ -214,7 +214,7 @@ class Reconciler:
         facts = replace(facts, apply_error=outcome.refused, deployment=known)
         status = await self._tell(key, entry, memory, facts, confirm)
         self._follow(key, owned, status, wanted)
-        return Result(again, failed=outcome.refused is not None)
+        return Result(min(again, outcome.again), failed=outcome.refused is not None)
 
     def _parse(self, entry: Entry) -> MCPServer:
         server = parse(dict(entry.manifest))

@@ -53,7 +53,9 @@ class Cluster:
         self.refusals: dict[str, Exception] = {}
         self.marked: list[tuple[str, str]] = []
         self.inventory = Inventory(self.marked.append, lambda *lost: self.applier.lost(*lost))
-        self.applier = Applier(self, self.inventory)
+        self.now = 100.0
+        self.applier = Applier(self, clock=lambda: self.now)
+        self.views: dict[tuple[str, str], object] = {}
         self.reads: list[str] = []
         self.fields: dict = {"f:all": {}}
         self.uids = 0
@@ -63,7 +65,7 @@ class Cluster:
         self.reads.append(resource.kind)
         return copy.deepcopy(self.objects.get((resource.kind, name)))
 
-    async def apply(self, wanted):
+    async def apply(self, wanted, *, metadata_only: bool = False):
         kind, name = wanted["kind"], wanted["metadata"]["name"]
         if kind in self.refusals:
             raise self.refusals[kind]
@@ -77,7 +79,7 @@ class Cluster:
         if kind == "Service":
             made["spec"] = {**made["spec"], "clusterIPs": ["10.0.0.7"]}
         self.objects[kind, name] = made
-        return copy.deepcopy(made)
+        return copy.deepcopy({"metadata": made["metadata"]} if metadata_only else made)
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> bool:
         assert self.objects[resource.kind, name]["metadata"]["uid"] == uid
@@ -88,12 +90,13 @@ class Cluster:
     def play(self, kind: str, name: str, now: dict | None) -> None:
         """The watch tells of a change."""
         resource, view = VIEWS[kind]
-        seen = self.inventory.seen(KEY, kind, name)
+        seen = self.views.pop((kind, name), None)
         if now is None:
             self.objects.pop((kind, name), None)
         else:
             self.objects[kind, name] = now
-        self.inventory.observer(resource)(None, seen, view.of(now) if now is not None else None)
+            self.views[kind, name] = view.of(now)
+        self.inventory.observer(resource)(None, seen, self.views.get((kind, name)))
 
     def catch_up(self) -> None:
         for (kind, name), found in list(self.objects.items()):
@@ -148,12 +151,12 @@ async def test_a_foreign_change_of_our_fields_is_repaired_and_other_changes_are_
 async def test_a_watch_that_lags_behind_our_own_apply_is_no_drift(cluster) -> None:
     await cluster.run()
     cluster.catch_up()
-    lagging = cluster.inventory.seen(KEY, "Service", "search")
+    lagging = cluster.views["Service", "search"]
     cluster.writes.clear()
     cluster.fields = {"f:more": {}}
     changed = [CONFIG, {**SERVICE, "spec": {"ports": [], "type": "NodePort"}}, DEPLOYMENT]
     await cluster.run(changed)
-    assert cluster.inventory.seen(KEY, "Service", "search") == lagging
+    assert cluster.views["Service", "search"] == lagging
     await cluster.run(changed)
     assert cluster.writes == ["Service search"]
     cluster.catch_up()
@@ -252,24 +255,41 @@ async def test_what_is_not_wanted_any_more_is_pruned_and_configs_that_replica_se
     older = manifest("v1", "ConfigMap", "search-older")
     await cluster.run([old, older, *ALL])
     cluster.catch_up()
-    deployment = cluster.inventory.seen(KEY, "Deployment", "search")
-    replica_set = {
-        "metadata": {
-            "name": "search-1",
-            "namespace": "team",
-            "uid": "r1",
-            "labels": {"outrigger.dev/mcpserver": "search"},
-            "ownerReferences": [{"kind": "Deployment", "name": "search", "uid": deployment.uid, "controller": True}],
-        },
-        "spec": {"template": {"spec": {"volumes": [{"name": "config", "configMap": {"name": "search-old"}}]}}},
-    }
-    view = ReplicaSetView.of(replica_set)
-    cluster.inventory.observer(REPLICA_SETS)(None, None, view)
-    await cluster.applier.prune(KEY, [CONFIG, DEPLOYMENT], cluster.inventory.of(KEY, UID))
-    assert cluster.deleted == ["ConfigMap search-older", "Service search"]
-    cluster.inventory.observer(REPLICA_SETS)(None, view, None)
-    await cluster.applier.prune(KEY, [CONFIG, DEPLOYMENT], cluster.inventory.of(KEY, UID))
-    assert cluster.deleted[2:] == ["ConfigMap search-old"]
+    wanted = [CONFIG, DEPLOYMENT]
+
+    async def prune() -> list[str]:
+        cluster.deleted.clear()
+        await cluster.applier.prune(KEY, wanted, cluster.inventory.of(KEY, UID))
+        return cluster.deleted
+
+    assert await prune() == ["Service search"]  # nobody knows yet which ReplicaSets there are
+    observe = cluster.inventory.observer(REPLICA_SETS)
+    last = replica_set(cluster, "search-1", "search-old")
+    observe(None, None, last)
+    assert await prune() == []
+    observe(None, None, replica_set(cluster, "search-2"))
+    assert await prune() == ["ConfigMap search-older"]
+    observe(None, last, None)
+    assert await prune() == ["ConfigMap search-old"]
+    assert cluster.applier.repaired == 0  # what we delete ourselves is no drift
+
+
+def replica_set(cluster: Cluster, name: str, config_map: str = "") -> ReplicaSetView:
+    """One of the Deployment's; of its newest template unless it mounts `config_map`."""
+    owner = {"kind": "Deployment", "name": "search", "uid": cluster.inventory.of(KEY, UID).deployment.uid}
+    volumes = {"spec": {"volumes": [{"name": "config", "configMap": {"name": config_map}}]}}
+    return ReplicaSetView.of(
+        {
+            "metadata": {
+                "name": name,
+                "namespace": "team",
+                "uid": f"{name}-uid",
+                "labels": {"outrigger.dev/mcpserver": "search"},
+                "ownerReferences": [{**owner, "controller": True}],
+            },
+            "spec": {"template": volumes if config_map else {}},
+        }
+    )
 
 
 async def test_what_only_bears_our_label_is_not_pruned(cluster) -> None:
@@ -312,3 +332,73 @@ async def test_a_deployment_that_is_gone_or_another_is_not_as_it_was_written(clu
     await cluster.run()
     other = replace(written, uid="another", generation=0)
     assert cluster.applier.deployment(KEY, other) is other
+
+
+async def test_one_that_was_replaced_by_a_foreign_one_unseen_is_missed_and_left_alone(cluster) -> None:
+    await cluster.run()
+    cluster.catch_up()
+    foreign = manifest("v1", "Service")
+    foreign["metadata"].update(uid="theirs", ownerReferences=[])
+    cluster.play("Service", "search", foreign)  # a list after a watch that was broken
+    with pytest.raises(NameConflict):
+        await cluster.run()
+
+
+async def test_one_that_was_taken_from_us_is_not_ours_any_more(cluster) -> None:
+    await cluster.run()
+    cluster.catch_up()
+    taken = copy.deepcopy(cluster.objects["Deployment", "search"])
+    taken["metadata"]["ownerReferences"] = []
+    cluster.play("Deployment", "search", taken)
+    with pytest.raises(NameConflict):
+        await cluster.run()
+    cluster.writes.clear()
+    cluster.play("Deployment", "search", None)
+    await cluster.run()
+    assert cluster.writes == ["Deployment search"]
+
+
+async def test_who_changes_an_object_again_and_again_is_answered_ever_slower(cluster) -> None:
+    await cluster.run()
+    cluster.catch_up()
+    repairs: list[float] = []
+    began = cluster.now
+    for number in range(40):
+        cluster.fields = {"f:all": {}}
+        drifted = copy.deepcopy(cluster.objects["Service", "search"])
+        drifted["metadata"]["managedFields"][0]["fieldsV1"] = {f"f:{number}": {}}
+        cluster.play("Service", "search", drifted)
+        cluster.writes.clear()
+        outcome = await cluster.run()
+        if cluster.writes:
+            repairs.append(cluster.now - began)
+            cluster.catch_up()
+        else:
+            assert 0 < outcome.again <= 60
+        cluster.now += 1
+    assert repairs[:5] == [0, 1, 2, 4, 8]
+    assert len(repairs) == 7
+    cluster.now += 301
+    cluster.writes.clear()
+    await cluster.run()
+    assert cluster.writes == ["Service search"]
+
+
+async def test_what_the_spec_says_anew_is_applied_however_often_somebody_interfered(cluster) -> None:
+    await cluster.run()
+    for _ in range(9):
+        cluster.catch_up()
+        cluster.play("Service", "search", None)
+        await cluster.run()
+    cluster.writes.clear()
+    await cluster.run([CONFIG, {**SERVICE, "spec": {"ports": [1]}}, {**DEPLOYMENT, "spec": {"replicas": 2}}])
+    assert "Deployment search" in cluster.writes
+
+
+async def test_whether_the_deployment_is_as_wanted_is_told(cluster) -> None:
+    cluster.refusals["Service"] = Forbidden(403, "Forbidden", "no")
+    assert (await cluster.run()).deployed
+    cluster.refusals["Deployment"] = Forbidden(403, "Forbidden", "no")
+    assert not (await cluster.run([CONFIG, {**DEPLOYMENT, "spec": {"replicas": 3}}])).deployed
+    cluster.refusals = {"ConfigMap": Forbidden(403, "Forbidden", "no")}
+    assert not (await cluster.run([{**CONFIG, "data": {}}, {**DEPLOYMENT, "spec": {"replicas": 4}}])).deployed
