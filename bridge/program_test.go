@@ -79,6 +79,10 @@ func startBridge(t *testing.T, options with, role ...string) *bridge {
 	arguments := append([]string{asBridge, "serve", "--socket", b.socket}, options.options...)
 	b.cmd = exec.Command(must(os.Executable()), append(append(arguments, "--"), command...)...)
 	b.cmd.Env = append(os.Environ(), options.env...)
+	inherited, other := must2(os.Pipe()) // that no server may get
+	defer inherited.Close()
+	defer other.Close()
+	b.cmd.ExtraFiles = []*os.File{inherited}
 	stderr, err := b.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

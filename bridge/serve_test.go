@@ -140,6 +140,22 @@ func TestRestOfTheOutputIsDelivered(t *testing.T) {
 	}
 }
 
+func TestRestThatWaitsForItsReader(t *testing.T) {
+	// The socket is full, so is the bridge's buffer, and the rest is in the pipe of a process that has ended.
+	const size = 270_000
+	b := startBridge(t, with{}, "say", fmt.Sprint(size))
+	c := b.connect()
+	b.said("process 1 (pid")
+	b.eventually("the process is gone", func() bool { return len(descendants(b.cmd.Process.Pid)) == 0 })
+	time.Sleep(3 * restIdle)
+	if b.has("exited") {
+		t.Skip("this kernel's sockets hold more")
+	}
+	if got := c.rest(); len(got) != size {
+		t.Fatal(len(got))
+	}
+}
+
 func TestSlowReaderGetsTheRestAndHoldsUpNobody(t *testing.T) {
 	b := startBridge(t, with{}, "say", "3000000")
 	slow := b.connect()
@@ -212,7 +228,84 @@ func TestOrphansAreReapedAndNoStatusIsStolen(t *testing.T) {
 	b.eventually("no zombie is left", func() bool { return zombies(b.cmd.Process.Pid) == 0 })
 }
 
+func TestOrphansAreReapedWhileAnEndedServerIsHeld(t *testing.T) {
+	b := startBridge(t, with{options: []string{"--stdin-grace", "20s"}}, "held")
+	first, second := b.connect(), b.connect()
+	held := first.number()
+	second.number()
+	_ = first.CloseWrite()
+	b.eventually("it is a zombie", func() bool { state, _ := stateOf(held); return state == 'Z' })
+	second.say("now")
+	if got := second.line(); got != "left" {
+		t.Fatal(got)
+	}
+	b.eventually("the others are reaped", func() bool { return zombies(b.cmd.Process.Pid) == 1 && len(descendants(b.cmd.Process.Pid)) == 4 })
+	if state, _ := stateOf(held); state != 'Z' {
+		t.Error("the held one is gone, and with it the number of its group")
+	}
+	_ = b.cmd.Process.Signal(syscall.SIGTERM)
+	_ = b.cmd.Process.Signal(syscall.SIGTERM)
+}
+
+func TestOrphansAreAdopted(t *testing.T) {
+	b := startBridge(t, with{}, "adopted")
+	c := b.connect()
+	pid := c.number()
+	b.eventually("it is ours", func() bool { _, parent := stateOf(pid); return parent == b.cmd.Process.Pid })
+	c.Close()
+	b.eventually("it went with the server", func() bool { return !isAlive(pid) })
+}
+
+func TestWhoHidesAndHoldsStdoutHoldsUpNobody(t *testing.T) {
+	b := startBridge(t, with{}, "parent", "hidden", "leave")
+	c := b.connect()
+	pid := c.number()
+	defer syscall.Kill(pid, syscall.SIGKILL) // the one kind of process that the bridge does not find
+	if rest := c.rest(); rest != "" {
+		t.Fatal(rest)
+	}
+	b.said("exited with status 0")
+}
+
+func TestTalkingToNobodyIsNoReasonToStay(t *testing.T) {
+	b := startBridge(t, with{options: []string{"--stdin-grace", "100ms"}}, "flood")
+	c := b.connect()
+	_ = c.CloseWrite()
+	if _, err := io.ReadFull(c, make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	b.said("was killed by SIGTERM")
+}
+
+func TestServerMaySayItsLastWordsToNobody(t *testing.T) {
+	b := startBridge(t, with{options: []string{"--stdin-grace", "20s"}}, "last-words")
+	b.connect().Close()
+	b.connect().Close()
+	c := b.connect()
+	b.said("process 3 (pid")
+	c.Close()
+	b.said("exited with status 0")
+}
+
+func TestEndOfTheOutputIsPassedOnAtOnce(t *testing.T) {
+	b := startBridge(t, with{options: []string{"--stdin-grace", "20s"}}, "mute")
+	c := b.connect()
+	pid := c.number()
+	if rest := c.rest(); rest != "" || !isAlive(pid) {
+		t.Errorf("%q, and alive: %v", rest, isAlive(pid))
+	}
+	_ = b.cmd.Process.Signal(syscall.SIGTERM)
+	_ = b.cmd.Process.Signal(syscall.SIGTERM)
+}
+
 func TestProcessIsStartedCleanly(t *testing.T) {
+	var core syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_CORE, &core); err == nil {
+		raised := syscall.Rlimit{Cur: core.Max, Max: core.Max}
+		_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &raised)
+		defer syscall.Setrlimit(syscall.RLIMIT_CORE, &core)
+	}
 	directory := must(filepath.EvalSymlinks(t.TempDir()))
 	b := startBridge(t, with{options: []string{"--dir", directory}}, "self", "an argument", "")
 	got := b.connect().rest()
@@ -481,11 +574,18 @@ func TestCommandThatIsNotThereEndsTheBridge(t *testing.T) {
 		t.Fatalf("exit code %d", code)
 	}
 	b.said("outrigger-bridge: command not found: no-such-server; set spec.stdio.command to")
-	if left := string(must(os.ReadFile(message))); !strings.HasPrefix(left, "command not found: no-such-server; set spec.stdio.command") || strings.Contains(left, "before") {
+	if left := string(must(os.ReadFile(message))); !strings.HasPrefix(left, "command not found: no-such-server; set spec.stdio.command") || strings.Contains(left, "xxx") {
 		t.Errorf("%q", left)
 	}
 	if _, err := os.Lstat(b.socket); err == nil {
 		t.Error("it made a socket")
+	}
+	absent := filepath.Join(t.TempDir(), "absent") // where there is no Kubernetes
+	if code := run([]string{"serve", "--termination-log", absent, "--socket", "s", "--", "no-such-server"}, io.Discard, io.Discard); code != exitNotFound {
+		t.Errorf("exit code %d", code)
+	}
+	if _, err := os.Lstat(absent); err == nil {
+		t.Error("it made a file for the message")
 	}
 }
 

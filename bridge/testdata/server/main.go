@@ -92,10 +92,13 @@ func main() {
 			fmt.Fprintf(os.Stderr, "-end\n")
 		}
 		_, _ = io.Copy(io.Discard, os.Stdin)
-	case "parent": // its child is of the same group ("group"), or a daemon of its own session ("daemon")
+	case "parent": // its child is of the same group ("group"), of its own session ("daemon"), or hidden too ("hidden")
 		child := exec.Command(os.Args[0], "sleep")
-		child.SysProcAttr = &syscall.SysProcAttr{Setsid: arguments[0] == "daemon"}
+		child.SysProcAttr = &syscall.SysProcAttr{Setsid: arguments[0] != "group"}
 		child.Stdout, child.Stderr = os.Stdout, os.Stderr
+		if arguments[0] != "daemon" {
+			child.Env = []string{"NOTHING=of ours"}
+		}
 		if err := child.Start(); err != nil {
 			panic(err)
 		}
@@ -115,6 +118,29 @@ func main() {
 		fmt.Println("left")
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(9)
+	case "adopted": // leaves a process that stays, and tells its number
+		if err := run("leave-sleeping"); err != nil {
+			panic(err)
+		}
+		_, _ = io.Copy(io.Discard, os.Stdin)
+	case "leave-sleeping":
+		child := exec.Command(os.Args[0], "sleep")
+		_ = child.Start()
+		fmt.Println(child.Process.Pid)
+	case "held": // a line: leaves processes that end at once; the end: exits, while a child holds its stdout
+		child := exec.Command(os.Args[0], "sleep")
+		child.Stdout = os.Stdout
+		_ = child.Start()
+		fmt.Println(os.Getpid())
+		for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+			for range 5 {
+				_ = run("leave")
+			}
+			fmt.Println("left")
+		}
+	case "last-words": // says much when its input has ended
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		_, _ = os.Stdout.Write(bytes.Repeat([]byte("x"), 1<<20))
 	case "leave":
 		_ = exec.Command(os.Args[0], "pause").Start()
 	case "pause":
@@ -144,6 +170,12 @@ func main() {
 		session, _, _ := syscall.Syscall(syscall.SYS_GETSID, 0, 0, 0)
 		fmt.Printf("leader=%v\n", int(session) == os.Getpid() && syscall.Getpgrp() == os.Getpid())
 	}
+}
+
+func run(role string) error {
+	command := exec.Command(os.Args[0], role)
+	command.Stdout = os.Stdout
+	return command.Run()
 }
 
 func number(text string) int {
