@@ -18,7 +18,6 @@ const (
 	waitPid              = 1 // P_PID
 	codeExited           = 1 // CLD_EXITED
 	prSetChildSubreaper  = 36
-	sizeofSiginfo        = 128
 	maxOrphansOfOneCheck = 10_000
 )
 
@@ -149,9 +148,18 @@ func (c *child) reap() {
 	delete(c.family.live, c.pid)
 }
 
+// Siginfo is siginfo_t of a child's end, on 64-bit Linux.
+type siginfo struct {
+	_, _, code, _ int32
+	pid           int32
+	_             uint32
+	status        int32
+	_             [100]byte
+}
+
 // Peek tells which child has ended, and how, and leaves it a zombie. 0: none.
 func peek(kind, pid int) (int, exitStatus) {
-	var info [sizeofSiginfo]byte
+	var info siginfo
 	for {
 		_, _, errno := syscall.Syscall6(syscall.SYS_WAITID, uintptr(kind), uintptr(pid), uintptr(unsafe.Pointer(&info)),
 			syscall.WEXITED|syscall.WNOHANG|syscall.WNOWAIT, 0, 0)
@@ -163,12 +171,10 @@ func peek(kind, pid int) (int, exitStatus) {
 		}
 		break
 	}
-	// siginfo_t of 64-bit Linux: si_code at 8, si_pid at 16, si_status at 24.
-	number := func(offset int) int { return int(*(*int32)(unsafe.Pointer(&info[offset]))) }
-	if number(8) == codeExited {
-		return number(16), exitStatus{code: number(24)}
+	if info.code == codeExited {
+		return int(info.pid), exitStatus{code: int(info.status)}
 	}
-	return number(16), exitStatus{signal: syscall.Signal(number(24))}
+	return int(info.pid), exitStatus{signal: syscall.Signal(info.status)}
 }
 
 func wait(pid int) {
