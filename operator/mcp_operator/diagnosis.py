@@ -58,6 +58,7 @@ _EXEC = re.compile(
 _PORT = re.compile(r"address (is )?already in use|EADDRINUSE|Errno 98\b", re.IGNORECASE)
 _COMMAND = re.compile(r"^the command .* (does not exist|was not found|is not executable|could not be started)")
 _ENDED = re.compile(r"^the server did not start|^the server's process |process (exited|was killed)")
+_KEYRING = re.compile(r"set MCP_ENCRYPTION_KEY_FILE, MCP_ENCRYPTION_KEY or secrets\.keyFile")
 _CONFIG = re.compile(r"config\.json: \d+ problems?")
 _GENERATED = re.compile(r'(pods ")[^"]+(")')
 _CREDENTIALS = (
@@ -155,7 +156,8 @@ def pod_cause(pod: PodView, report: Report | None, now: str) -> Diagnosis | None
 def server_cause(server: ServerReport) -> Diagnosis:
     """Why a sidecar does not get an answer of its server, by its own words."""
     if server.secrets_problem:
-        return Diagnosis("SecretUnusable", f"the sidecar cannot use {server.secrets_problem}")
+        words = _KEYRING.sub("set spec.secrets.encryptionKey", server.secrets_problem)
+        return Diagnosis("SecretUnusable", f"the sidecar cannot use {words}")
     words = server.problem or server.last_error or "no answer yet"
     if _COMMAND.search(words):
         advice = "set spec.stdio.command to a program of the image, or spec.stdio.image to an image that has it"

@@ -237,7 +237,7 @@ def test_a_configuration_that_a_sidecar_refuses(
     server = wait_for(api, namespace, "one", "ConfigApplied", "False", "Refused")
     said = condition(server, "ConfigApplied")["message"]
     assert "metrics.toolHistograms: unknown key" in said
-    assert condition(server, "Ready")["reason"] == "ConfigRefused"
+    server = wait_for(api, namespace, "one", "Ready", "False", "ConfigRefused")
     assert said in condition(server, "Ready")["message"]
     assert condition(server, "Available")["status"] == "True"
     eventually(lambda: "ConfigRefused" in {event["reason"] for event in api.list("events", namespace)}, "an Event")
