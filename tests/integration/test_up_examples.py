@@ -17,6 +17,7 @@ from mcp_operator.cli import _parser
 from mcp_operator.cli_help import EPILOGS, MAIN_EPILOG
 from mcp_operator.yaml_text import load_all
 from raw_mcp import HttpClient
+from readme import shown
 from sidecar_process import ROOT, free_ports
 from tool_http_server import ToolHttpServer
 from up_process import UpProcess
@@ -69,6 +70,17 @@ def test_notes(runtime: Path, modern: bool, tmp_path: Path) -> None:
     with UpProcess(file, runtime=runtime, env=PATHS) as up:
         up.row("notes", "ready")
         add_and_search(up, "notes", modern=modern)
+
+
+def test_readme_shows_what_it_prints(runtime: Path) -> None:
+    path = EXAMPLES / "notes.yaml"
+    in_readme = "\n".join(line for line in shown("cat examples/mcpservers/notes.yaml") if line != "…")
+    assert in_readme in path.read_text()
+    with UpProcess(path, runtime=runtime, env=PATHS) as up:
+        up.row("notes", "ready")
+    url = f"http://127.0.0.1:{up.port}/mcp"
+    expected = [re.split(r"  +", line) for line in shown("outrigger up -f examples/mcpservers/notes.yaml") if line]
+    assert up.rows == [[url if cell == "http://127.0.0.1:8080/mcp" else cell for cell in row] for row in expected[1:]]
 
 
 def test_command_of_an_image(runtime: Path, tmp_path: Path) -> None:
