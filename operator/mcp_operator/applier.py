@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mcp_operator.diagnosis import current_replica_set
-from mcp_operator.errors import KubeError, NameConflict, OperatorError
+from mcp_operator.errors import BeingReplaced, KubeError, NameConflict
 from mcp_operator.inventory import Applied, Owned
 from mcp_operator.kube.resources import (
     CONFIG_MAPS,
@@ -56,12 +56,6 @@ APPLIED = (
 """The kinds that are applied, watched and pruned."""
 
 _RESOURCES = {resource.kind: resource for resource in APPLIED}
-
-
-class BeingReplaced(OperatorError):
-    """An object of our name belongs to an MCPServer of the same name that was deleted: it goes any moment."""
-
-    transient = True
 
 
 class ApplyClient(Protocol):
@@ -220,8 +214,11 @@ class Applier:
             outcome.written += 1
             if resource is DEPLOYMENTS:
                 server.deployment = DeploymentView.of(answer)
-            if resource is CONFIG_MAPS and (known or place in owned.applied):
-                outcome.config_replaced = True
+            if resource is CONFIG_MAPS:
+                # A new process applies all of them: that replaces nothing where an earlier one had done so.
+                view = owned.applied.get(place)
+                changed = view is not None and view.applied != server.records[place].applied
+                outcome.config_replaced = outcome.config_replaced or known or changed
         server.claimed.clear()
         return outcome
 

@@ -4,6 +4,7 @@
     ├── SettingsError               the operator's own configuration or credentials
     ├── SpecError                   an MCPServer that cannot be used as it is written: all problems at once
     ├── NameConflict                an object of the name we need belongs to somebody else
+    ├── BeingReplaced               such an object belongs to our deleted predecessor: it goes any moment
     ├── NotLeading                  a write was stopped here: another replica leads, or may
     ├── LeadershipLost              the lease could not be renewed in time
     └── KubeError                   the API server refused a request, or could not be asked
@@ -65,6 +66,12 @@ class NameConflict(OperatorError):
         """Who controls it, such as `Deployment web`; empty where nobody does."""
         held = f"belongs to {owner}" if owner else "was not made by Outrigger"
         super().__init__(f"{kind} {name} exists and {held}")
+
+
+class BeingReplaced(OperatorError):
+    """An object of our name belongs to an MCPServer of the same name that was deleted: it goes any moment."""
+
+    transient = True
 
 
 class NotLeading(OperatorError):

@@ -49,6 +49,8 @@ REVISION_ANNOTATION = "deployment.kubernetes.io/revision"
 ENVIRONMENT_CHECKSUM_ANNOTATION = "outrigger.dev/environment-checksum"
 TEMPLATE_HASH_LABEL = "pod-template-hash"
 CONFIG_VOLUME = "config"
+HOME_VOLUME = "home"
+"""Only pods whose sidecar runs the server's command have it."""
 SIDECAR_CONTAINER = "sidecar"
 ADMIN_PORT_NAME = "admin"
 DEFAULT_ADMIN_PORT = 9090
@@ -82,6 +84,8 @@ class DeploymentView:
     """The ConfigMap that the pod template mounts as its configuration."""
     image: str
     """Of the sidecar in the pod template."""
+    runs_command: bool
+    """Whether the sidecar's container runs the server's command, which needs another image."""
     environment_checksum: str
     """The pod template's annotation: which values containers have in their environment."""
     conditions: tuple[ConditionView, ...]
@@ -113,6 +117,7 @@ class DeploymentView:
             template=template_hash(template),
             config_map=_config_map(pod_spec),
             image=_image(pod_spec),
+            runs_command=any(volume.get("name") == HOME_VOLUME for volume in items(pod_spec, "volumes")),
             environment_checksum=text(
                 mapping(mapping(template, "metadata"), "annotations"), ENVIRONMENT_CHECKSUM_ANNOTATION
             ),
@@ -149,6 +154,8 @@ class ReplicaSetView:
     available: int
     template: str
     config_map: str
+    image: str
+    """Of the sidecar in the pod template."""
     conditions: tuple[ConditionView, ...]
 
     @classmethod
@@ -170,6 +177,7 @@ class ReplicaSetView:
             available=number(status, "availableReplicas"),
             template=template_hash(mapping(spec, "template")),
             config_map=_config_map(mapping(mapping(spec, "template"), "spec")),
+            image=_image(mapping(mapping(spec, "template"), "spec")),
             conditions=conditions_of(status),
         )
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,7 +35,9 @@ from mcp_operator.references import ReadIntervals, References
 from mcp_operator.rollouts import FleetRollout
 from mcp_operator.session_key import SessionKeys
 from mcp_operator.sidecar_status import StatusPoller
+from mcp_operator.status_writer import StatusWriter
 from mcp_operator.store import Key, Store
+from mcp_operator.turns import ImageTurns
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +101,7 @@ class Operation:
             resync_interval=config.resync_interval,
         )
         polls = config.secret_poll
+        self._statuses = StatusWriter(client, self._recorder, clock=clock)
         self.reconciler = Reconciler(
             client=client,
             store=self.store,
@@ -112,13 +115,12 @@ class Operation:
             ),
             session_keys=SessionKeys(client, clock=clock),
             reports=self._reports,
-            rollouts=self._rollouts,
-            recorder=self._recorder,
+            turns=ImageTurns(self._rollouts, self.store, self.inventory, self._settings.images, self._mark),
+            statuses=self._statuses,
             settings=self._settings,
             clock=clock,
             rng=rng,
             timestamp=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            others_may_go=self._mark_all,
         )
         self._informers: dict[Resource, Informer[Any]] = {}
         self._background: list[asyncio.Task[None]] = []
@@ -139,8 +141,8 @@ class Operation:
         entry = self.store.get(key)
         return self.inventory.of(key, entry.uid).pods if entry is not None else ()
 
-    def _mark_all(self) -> None:
-        for key in self.store:
+    def _mark(self, keys: Iterable[Key]) -> None:
+        for key in keys:
             self.queue.add(key, urgent=False)
 
     # The work
@@ -259,6 +261,7 @@ class Operation:
                     results["gone"] += 1
                 elif result.failed:
                     self.queue.retry(key)
+                    self.queue.add_after(key, result.again)
                     results["refused"] += 1
                 else:
                     self.queue.succeeded(key)
@@ -280,7 +283,7 @@ class Operation:
                 self._inform(group, POD_MONITORS)
             if served != self.reconciler.settings.cluster.has_pod_monitor:
                 self.reconciler.settings = self._with_pod_monitor(served)
-                self._mark_all()
+                self._mark(self.store)
 
     def _with_pod_monitor(self, served: bool) -> ReconcilerSettings:
         return replace(self._settings, cluster=replace(self._settings.cluster, has_pod_monitor=served))
@@ -319,7 +322,7 @@ class Operation:
             rollouts=lambda: self._rollouts.running,
             rollouts_failed=lambda: len(self._rollouts.failed),
             pod_polls=lambda: self._reports.polls,
-            ready=lambda: self.reconciler.ready,
+            ready=lambda: self._statuses.ready,
             requests=lambda: self._client.requests,
             request_seconds=lambda: self._client.seconds,
             watch_silence=self.silence,

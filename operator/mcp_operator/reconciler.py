@@ -9,26 +9,25 @@ business; here is only how soon it must be called again without an event.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from mcp_operator.api.v1alpha1 import MCPServer, parse
 from mcp_operator.applier import Applier, Outcome
-from mcp_operator.conditions import transitions
 from mcp_operator.desired import Cluster, Desired, Images, desired, session_secret
-from mcp_operator.errors import KubeError, NameConflict, NotFound, Problem, SpecError
+from mcp_operator.errors import KubeError, NameConflict, Problem, SpecError
 from mcp_operator.inventory import Inventory, Owned
-from mcp_operator.kube.events import EventType, ObjectReference
 from mcp_operator.kube.resources import MCP_SERVERS, PODS, Resource
 from mcp_operator.observed import CONFIG_HASH_ANNOTATION
 from mcp_operator.pod_reports import PodReports
 from mcp_operator.references import References, Resolution
-from mcp_operator.rollouts import FleetRollout, Turn
 from mcp_operator.session_key import SessionKeys
 from mcp_operator.sidecar_status import SidecarReport
 from mcp_operator.status import Facts, build
+from mcp_operator.status_writer import Confirm, Gone, StatusWriter
 from mcp_operator.store import Entry, Key, Store
+from mcp_operator.turns import ImageTurns
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +35,10 @@ _FRESH = 5.0
 """An entry of the store that is younger (seconds) is believed without asking the API server before a write."""
 _CONFLICT_RETRY = 15.0
 """Seconds until a name that is taken is looked at again: nobody tells us when it becomes free."""
-
-
-Confirm = Callable[[], Awaitable[None]]
+_UNREADY_RETRY = 300.0
+"""Seconds until pods that are not ready are looked at again: what they wait for may be ours, and time heals words."""
+_TERMINATING_RETRY = 60.0
+"""Seconds until we look whether an MCPServer has gone with its namespace."""
 
 
 class ReconcilerClient(Protocol):
@@ -49,22 +49,8 @@ class ReconcilerClient(Protocol):
     ) -> dict[str, Any] | None:
         """The object, None where there is none."""
 
-    async def apply_status(self, resource: Resource, namespace: str, name: str, status: Mapping[str, Any]) -> object:
-        """Server-side apply of a status."""
-
     async def annotate(self, resource: Resource, namespace: str, name: str, annotations: Mapping[str, str]) -> object:
         """Set annotations."""
-
-
-class Recorder(Protocol):
-    """Takes Events; never fails the caller."""
-
-    def record(self, about: ObjectReference, type: EventType, reason: str, message: str) -> None:
-        """Post an Event, soon."""
-
-
-class Gone(Exception):
-    """The MCPServer does not exist any more."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +68,24 @@ class _Memory:
     """What is remembered of one MCPServer to spare requests; losing it costs requests, nothing else."""
 
     uid: str
+    generation: int = 0
     cluster_ips: tuple[str, ...] = ()
-    status: Mapping[str, Any] | None = None
-    status_written_at: float = 0.0
-    outcome_refused: KubeError | None = None
+
+
+@dataclass(slots=True)
+class _Pass:
+    """One reconcile: what it started from, and what came of it so far."""
+
+    key: Key
+    entry: Entry
+    memory: _Memory
+    owned: Owned
+    facts: Facts
+    confirm: Confirm
+    again: float
+    outcome: Outcome = field(default_factory=Outcome)
+    applied: Images | None = None
+    """Those of the Deployment, once it is as wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +109,12 @@ class Reconciler:
         references: References,
         session_keys: SessionKeys,
         reports: PodReports,
-        rollouts: FleetRollout[Key],
-        recorder: Recorder,
+        turns: ImageTurns,
+        statuses: StatusWriter,
         settings: ReconcilerSettings,
         clock: Callable[[], float],
         rng: Callable[[], float],
         timestamp: Callable[[], str],
-        others_may_go: Callable[[], None],
     ) -> None:
         self._client = client
         self._store = store
@@ -124,16 +123,13 @@ class Reconciler:
         self._references = references
         self._session_keys = session_keys
         self._reports = reports
-        self._rollouts = rollouts
-        self._recorder = recorder
+        self._turns = turns
+        self._statuses = statuses
         self.settings = settings
         self._clock = clock
         self._rng = rng
         self._timestamp = timestamp
-        self._others_may_go = others_may_go
         self._memory: dict[Key, _Memory] = {}
-        self.ready: dict[Key, tuple[str, str]] = {}
-        """Status and reason of `Ready`, for the metrics."""
 
     async def reconcile(self, key: Key) -> Result | None:
         """Do what there is to do. None where the MCPServer is gone. Raises OperatorErrors that pass by themselves."""
@@ -143,9 +139,16 @@ class Reconciler:
             self._forget(key)
             return None
         memory = self._memory.get(key)
-        if memory is None or memory.uid != entry.uid:
+        if memory is not None and memory.uid != entry.uid:
+            self._forget(key)
+            memory = None
+        if memory is None:
             memory = self._memory[key] = _Memory(entry.uid)
         try:
+            if self._clock() - entry.seen_at > self.settings.resync_interval:
+                # A deletion that the watch did not tell of would never show where there is nothing to write.
+                await self._confirmation(key, entry)()
+                entry = self._store.get(key) or entry
             return await self._reconcile(key, entry, memory)
         except Gone:
             self._store.drop(key, entry.uid)
@@ -153,68 +156,87 @@ class Reconciler:
             return None
         except KubeError as error:
             if error.terminating:
-                return None  # the namespace goes, and everything in it
+                return Result(_TERMINATING_RETRY)  # the namespace goes, and everything in it
             raise
 
     async def _reconcile(self, key: Key, entry: Entry, memory: _Memory) -> Result:
         owned = self._inventory.of(key, entry.uid)
+        owned = replace(owned, deployment=self._applier.deployment(key, owned.deployment))
+        self._turns.observe(key, owned)
         facts = Facts(
             namespace=key[0],
             name=key[1],
             generation=entry.generation,
             now=self._timestamp(),
-            previous=self._previous(entry, memory),
-            deployment=owned.deployment,
+            previous=self._statuses.known(key, entry),
             replica_sets=owned.replica_sets,
             pods=owned.pods,
             reports=self._reports.of(key),
         )
         again = self.settings.resync_interval * (0.5 + self._rng())
-        confirm = self._confirmation(key, entry)
+        this = _Pass(key, entry, memory, owned, facts, self._confirmation(key, entry), again)
         try:
-            server = self._parse(entry)
+            await self._converge(this, self._parse(entry))
         except SpecError as problem:
-            await self._tell(key, entry, memory, replace(facts, problems=tuple(problem.problems)), confirm)
-            return Result(again)
-
-        wanted: Desired | None = None
-        outcome = Outcome()
-        try:
-            session_key = await self._session_key(key, server, confirm)
-            images, turn = self._images(key, server, owned)
-            wanted, resolution = await self._desired(key, server, images, session_key, owned, memory)
-            facts = replace(
-                facts,
-                problems=tuple(Problem(problem.path, problem.message) for problem in wanted.problems),
-                url=wanted.url,
-                selector=wanted.selector,
-                config_hash=wanted.config_hash,
-                needs_references=bool(wanted.references),
-                missing=resolution.missing,
-                versions=resolution.versions,
-                turn=turn,
-            )
-            if resolution.read_again is not None:
-                again = min(again, resolution.read_again)
-            if not wanted.problems:
-                found = await self._applier.apply_service(key, entry.uid, wanted.manifests, owned, confirm)
-                if found and found != memory.cluster_ips:
-                    # The addresses of its own Service are among the allowed hosts, so the config comes after it.
-                    memory.cluster_ips = found
-                    wanted, _ = await self._desired(key, server, images, session_key, owned, memory)
-                    facts = replace(facts, config_hash=wanted.config_hash)
-                outcome = await self._applier.apply(key, entry.uid, wanted.manifests, owned, confirm)
-                await self._refresh_pods(key, wanted, owned, outcome.config_replaced)
-                if outcome.refused is None:
-                    await self._applier.prune(key, wanted.manifests, owned)
+            this.facts = replace(this.facts, problems=tuple(problem.problems))
         except NameConflict as conflict:
-            facts = replace(facts, conflict=conflict)
-            again = min(again, _CONFLICT_RETRY)
-        known = self._applier.deployment(key, owned.deployment)
-        facts = replace(facts, apply_error=outcome.refused, deployment=known)
-        status = await self._tell(key, entry, memory, facts, confirm)
-        self._follow(key, owned, status, wanted)
-        return Result(min(again, outcome.again), failed=outcome.refused is not None)
+            this.facts = replace(this.facts, conflict=conflict)
+            this.again = min(this.again, _CONFLICT_RETRY)
+        except KubeError as error:
+            if error.transient or error.terminating:
+                raise
+            this.outcome.refused = error
+        deployment = self._applier.deployment(key, owned.deployment)
+        status = build(replace(this.facts, apply_error=this.outcome.refused, deployment=deployment))
+        wait = await self._statuses.write(key, entry, facts.previous, status, this.confirm)
+        self._follow(key, owned, status)
+        again = min(this.again, this.outcome.again)
+        if any(not pod.ready for pod in owned.pods):
+            again = min(again, _UNREADY_RETRY)
+        return Result(min(again, wait) if wait else again, failed=this.outcome.refused is not None)
+
+    async def _converge(self, this: _Pass, server: MCPServer) -> None:
+        """Make what is there what is wanted. Raises NameConflict, BeingReplaced, KubeError."""
+        session_key = await self._session_key(this, server)
+        if this.memory.generation != this.entry.generation:
+            this.memory.generation = this.entry.generation
+            self._references.expect_changes(this.key)  # somebody works on it
+        images, turn = self._turns.take(this.key, server, this.owned)
+        try:
+            this.facts = replace(this.facts, turn=turn)
+            await self._apply(this, server, images, session_key)
+        finally:
+            self._turns.settle(this.key, server, this.applied)
+
+    async def _apply(self, this: _Pass, server: MCPServer, images: Images, session_key: bytes) -> None:
+        key, owned = this.key, this.owned
+        wanted, resolution = await self._desired(this, server, images, session_key)
+        this.facts = replace(
+            this.facts,
+            problems=wanted.problems,
+            url=wanted.url,
+            selector=wanted.selector,
+            config_hash=wanted.config_hash,
+            needs_references=bool(wanted.references),
+            missing=resolution.missing,
+            versions=resolution.versions,
+        )
+        if resolution.read_again is not None:
+            this.again = min(this.again, resolution.read_again)
+        if wanted.problems:
+            return
+        found = await self._applier.apply_service(key, this.entry.uid, wanted.manifests, owned, this.confirm)
+        if found and found != this.memory.cluster_ips:
+            # The addresses of its own Service are among the allowed hosts, so the config comes after it.
+            this.memory.cluster_ips = found
+            wanted, _ = await self._desired(this, server, images, session_key)
+            this.facts = replace(this.facts, config_hash=wanted.config_hash)
+        this.outcome = await self._applier.apply(key, this.entry.uid, wanted.manifests, owned, this.confirm)
+        if this.outcome.deployed:
+            this.applied = images
+        await self._refresh_pods(key, wanted, owned, this.outcome.config_replaced)
+        if this.outcome.refused is None:
+            await self._applier.prune(key, wanted.manifests, owned)
 
     def _parse(self, entry: Entry) -> MCPServer:
         server = parse(dict(entry.manifest))
@@ -232,48 +254,27 @@ class Reconciler:
             )
         return server
 
-    async def _session_key(self, key: Key, server: MCPServer, confirm: Confirm) -> bytes:
+    async def _session_key(self, this: _Pass, server: MCPServer) -> bytes:
         sessions = server.spec.sessions
+        waiting = any(not pod.ready for pod in this.owned.pods)
         if sessions is not None and sessions.key_secret_ref is not None:
             reference = sessions.key_secret_ref
-            return await self._session_keys.given(key[0], reference.name, reference.key)
-        return await self._session_keys.ensure(session_secret(server), server.metadata.uid, confirm)
-
-    def _images(self, key: Key, server: MCPServer, owned: Owned) -> tuple[Images, Turn]:
-        """The images to use now: those of the running pods while others have their turn."""
-        images = self.settings.images
-        running = owned.deployment.image if owned.deployment is not None else ""
-        if not running or running in (images.sidecar, images.sidecar_runtime):
-            self._observe_rollout(key, owned)
-            return images, "Go"
-        turn = self._rollouts.turn(key, running, images.sidecar)
-        if turn == "Go":
-            return images, turn
-        return replace(images, sidecar=running, sidecar_runtime=running), turn
-
-    def _observe_rollout(self, key: Key, owned: Owned) -> None:
-        deployment = owned.deployment
-        if deployment is None:
-            return
-        stuck = any(
-            condition.type == "Progressing" and condition.status == "False" for condition in deployment.conditions
-        )
-        state = "Complete" if deployment.complete else "Failed" if stuck else "Rolling"
-        if self._rollouts.observe(key, self.settings.images.sidecar, state):  # type: ignore[arg-type]
-            self._others_may_go()
+            return await self._session_keys.given(this.key, reference.name, reference.key, soon=waiting)
+        manifest, uid = session_secret(server), server.metadata.uid
+        return await self._session_keys.ensure(this.key, manifest, uid, this.confirm, soon=waiting)
 
     async def _desired(
-        self, key: Key, server: MCPServer, images: Images, session_key: bytes, owned: Owned, memory: _Memory
+        self, this: _Pass, server: MCPServer, images: Images, session_key: bytes
     ) -> tuple[Desired, Resolution]:
-        cluster = replace(self.settings.cluster, cluster_ips=memory.cluster_ips)
+        cluster = replace(self.settings.cluster, cluster_ips=this.memory.cluster_ips)
         wanted = desired(server, cluster, images)
-        resolution = await self._references.resolve(key, wanted.references, session_key)
+        resolution = await self._references.resolve(this.key, wanted.references, session_key)
         checksum = resolution.checksum
-        if checksum and owned.deployment is not None and owned.deployment.environment_checksum:
-            in_environment = {(each.kind, each.name, each.key) for each in wanted.references if each.in_environment}
-            if any((each.kind, each.name, each.key) in in_environment for each in resolution.missing):
-                # Pods that work are not replaced by pods that cannot start.
-                checksum = owned.deployment.environment_checksum
+        in_environment = {(each.kind, each.name, each.key) for each in wanted.references if each.in_environment}
+        missing = any((each.kind, each.name, each.key) in in_environment for each in resolution.missing)
+        if this.owned.deployment is not None and in_environment and (missing or not session_key):
+            # Pods that work are not replaced by pods that cannot start, nor since we cannot tell what changed.
+            checksum = this.owned.deployment.environment_checksum or checksum
         return (desired(server, cluster, images, checksum=checksum) if checksum else wanted), resolution
 
     def _confirmation(self, key: Key, entry: Entry) -> Confirm:
@@ -306,50 +307,30 @@ class Reconciler:
             if replaced or late:
                 try:
                     await self._client.annotate(PODS, key[0], pod.name, {CONFIG_HASH_ANNOTATION: wanted.config_hash})
-                except NotFound:
-                    continue
+                except KubeError as error:  # gone, or not allowed: the kubelet looks by itself within two minutes
+                    if error.transient:
+                        raise
+                    log.debug("pod %s/%s could not be annotated: %s", key[0], pod.name, error)
         if replaced:
             self._reports.ask_now(key)
 
-    def _previous(self, entry: Entry, memory: _Memory) -> Mapping[str, Any]:
-        if memory.status is not None and memory.status_written_at >= entry.seen_at:
-            return memory.status
-        found = entry.manifest.get("status")
-        return found if isinstance(found, Mapping) else {}
-
-    async def _tell(self, key: Key, entry: Entry, memory: _Memory, facts: Facts, confirm: Confirm) -> Mapping[str, Any]:
-        status = build(facts)
-        for condition in status.get("conditions", ()):
-            if condition["type"] == "Ready":
-                self.ready[key] = (condition["status"], condition["reason"])
-        if status != facts.previous:
-            await confirm()
-            try:
-                await self._client.apply_status(MCP_SERVERS, *key, status)
-            except NotFound:
-                raise Gone from None
-            memory.status, memory.status_written_at = status, self._clock()
-            about = ObjectReference.of(entry.manifest["metadata"])
-            for event in transitions(facts.previous, status):
-                self._recorder.record(about, event.type, event.reason, event.message)
-        return status
-
-    def _follow(self, key: Key, owned: Owned, status: Mapping[str, Any], wanted: Desired | None) -> None:
+    def _follow(self, key: Key, owned: Owned, status: Mapping[str, Any]) -> None:
         if not owned.pods:
             self._reports.forget(key)
             return
         good = {condition["type"] for condition in status.get("conditions", ()) if condition["status"] == "True"}
         settled = {"Ready", "ServerReachable", "ConfigApplied", "SecretsResolved"} <= good
         self._reports.follow(key, settled=settled)
+        answers = self._reports.of(key)
+        if any(pod.ip and not pod.deleting and not pod.finished and pod.uid not in answers for pod in owned.pods):
+            self._reports.ask_now(key)
 
     def _forget(self, key: Key) -> None:
-        memory = self._memory.pop(key, None)
-        if memory is not None:
+        if self._memory.pop(key, None) is not None:
             log.info("MCPServer %s/%s is gone", *key)
-        self.ready.pop(key, None)
+        self._statuses.forget(key)
         self._applier.forget(key)
         self._references.forget(key)
-        self._session_keys.forget(*key)
+        self._session_keys.forget(key)
         self._reports.forget(key)
-        if self._rollouts.forget(key):
-            self._others_may_go()
+        self._turns.forget(key)

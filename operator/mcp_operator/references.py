@@ -87,7 +87,7 @@ class Resolution:
     missing: tuple[MissingReference, ...] = ()
     versions: tuple[Version, ...] = ()
     checksum: str = ""
-    """Over the versions of what containers have in their environment; empty where there is nothing."""
+    """Over the versions of what containers have in their environment; empty where there is nothing or no version."""
     read_again: float | None = None
 
 
@@ -99,6 +99,7 @@ class _Known:
     state: Literal["Found", "Missing", "Forbidden"]
     asked: frozenset[str | None]
     versions: dict[str, str]
+    """Empty versions without an HMAC key: a plain hash would tell who tries which value it is."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,18 @@ class References:
         self._rng = rng
         self._intervals = intervals or ReadIntervals()
         self._known: dict[Key, dict[tuple[Kind, str], _Known]] = {}
+        self._marks: dict[Key, str] = {}
+        """Under which HMAC key the versions were made."""
 
     async def resolve(self, server: Key, references: Iterable[Needed], key: bytes) -> Resolution:
-        """Read what is due and say what is missing. `key` is the HMAC key. Raises KubeError but Forbidden."""
+        """Read what is due and say what is missing. Raises KubeError but Forbidden.
+
+        `key` is the HMAC key; while it is empty no versions are told.
+        """
+        mark = _version(key, b"") if key else ""
+        if self._marks.get(server, mark) != mark:
+            self._known.pop(server, None)
+        self._marks[server] = mark
         wanted: dict[tuple[Kind, str], list[Needed]] = {}
         for reference in references:
             wanted.setdefault((reference.kind, reference.name), []).append(reference)
@@ -142,7 +152,7 @@ class References:
             if entry is None or self._clock() >= entry.due or not asked <= entry.asked:
                 known[target] = await self._read(server[0], target, asked, key, entry)
         if not known:
-            del self._known[server]
+            self.forget(server)
         return self._resolution(wanted, known)
 
     def expect_changes(self, server: Key) -> None:
@@ -153,6 +163,7 @@ class References:
     def forget(self, server: Key) -> None:
         """The MCPServer is gone."""
         self._known.pop(server, None)
+        self._marks.pop(server, None)
 
     async def _read(
         self, namespace: str, target: tuple[Kind, str], asked: frozenset[str | None], key: bytes, before: _Known | None
@@ -170,7 +181,9 @@ class References:
             else:
                 values = _values(kind, found)
                 versions = {
-                    item: _version(key, value) for item, value in values.items() if None in asked or item in asked
+                    item: _version(key, value) if key else ""
+                    for item, value in values.items()
+                    if None in asked or item in asked
                 }
         now = self._clock()
         complete = state == "Found" and all(item is None or item in versions for item in asked)
@@ -207,8 +220,8 @@ class References:
         now = self._clock()
         return Resolution(
             missing=tuple(missing),
-            versions=tuple(Version(*item, version) for item, version in sorted(versions.items())),
-            checksum=environment.hexdigest()[:12] if in_environment else "",
+            versions=tuple(Version(*item, version) for item, version in sorted(versions.items()) if version),
+            checksum=environment.hexdigest()[:12] if in_environment and all(versions.values()) else "",
             read_again=min((max(entry.due - now, 0.0) for entry in known.values()), default=None),
         )
 
@@ -223,7 +236,7 @@ def _values(kind: Kind, found: Mapping[str, Any]) -> dict[str, bytes]:
         encoded = found.get("data") or {}
     for name, text in encoded.items():
         try:
-            values[name] = base64.b64decode(text, validate=True)
+            values[name] = base64.b64decode(text or "", validate=True)
         except (binascii.Error, ValueError):
             continue
     return values

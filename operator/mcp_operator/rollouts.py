@@ -2,76 +2,110 @@
 
 An upgrade of the operator changes the image in every MCPServer at once. Without a bound a thousand rollouts begin
 together, and a broken image replaces the fleet (design.md, "Fleet"). An MCPServer that waits for its turn keeps the
-image it has, while every other change of it is applied at once. Nothing is stored: what runs which image is read from
-the Deployments, so another leader goes on where this one stopped.
+image it has, while every other change of it is applied at once. One that serves nobody needs no turn and cannot fail:
+in a large fleet something is always broken, and that must not hold up the others.
+
+Nothing is stored: what runs which image is read from Deployments and ReplicaSets, so another leader goes on where this
+one stopped, stopped fleets included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable
 from typing import Generic, Literal, TypeVar
+
+from mcp_operator.observed import DeploymentView, ReplicaSetView
 
 K = TypeVar("K", bound=Hashable)
 
 Turn = Literal["Go", "Wait", "Stopped"]
-
-
-@dataclass(slots=True)
-class _Rollout:
-    image: str
-    adopted: bool = False
-    """Found on its way: an earlier leader's, or a change of the user's. It takes a place and cannot stop the fleet."""
-    failed: bool = False
+State = Literal["Rolling", "Complete", "Failed"]
 
 
 class FleetRollout(Generic[K]):
-    """Who may take the new image now."""
+    """Who may take the new image now. What is returned as keys must be looked at again: its turn is another."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._running: dict[K, _Rollout] = {}
+        self._rolling: dict[K, bool] = {}
+        """Whether it failed."""
+        self._waiting: dict[K, None] = {}
 
-    def turn(self, key: K, running: str | None, wanted: str) -> Turn:
-        """Whether this MCPServer may roll from image `running` (None: it has no pods yet) to `wanted`."""
-        if running is None or running == wanted:
+    def turn(self, key: K, *, serving: bool) -> Turn:
+        """Whether an MCPServer whose pods have another image may take the new one."""
+        if key in self._rolling or not serving:
+            self._waiting.pop(key, None)
             return "Go"
-        mine = self._running.get(key)
-        if mine is not None and mine.image == wanted:
+        if not self.failed and len(self._rolling) < self._limit:
+            self._waiting.pop(key, None)
+            self._rolling[key] = False
             return "Go"
-        if any(rollout.failed and rollout.image == wanted for rollout in self._running.values()):
-            return "Stopped"
-        if len(self._running) >= self._limit:
-            return "Wait"
-        self._running[key] = _Rollout(wanted)
-        return "Go"
+        self._waiting.setdefault(key)
+        return "Stopped" if self.failed else "Wait"
 
-    def observe(self, key: K, image: str | None, state: Literal["Rolling", "Complete", "Failed"]) -> bool:
-        """What became of the Deployment of an MCPServer whose template has `image`; True where others may go on now."""
-        rollout = self._running.get(key)
-        if rollout is None:
-            if state == "Rolling" and image is not None:
-                self._running[key] = _Rollout(image, adopted=True)
-            return False
-        if state == "Complete" or image is None:
-            if image is not None and image != rollout.image:
-                return False
-            del self._running[key]
-            return True
-        if image == rollout.image:
-            rollout.failed = state == "Failed" and not rollout.adopted
-        return False
+    def observe(self, key: K, state: State, *, upgrading: bool) -> tuple[K, ...]:
+        """What became of an MCPServer whose Deployment has the new image."""
+        self._waiting.pop(key, None)
+        known = key in self._rolling
+        if state == "Complete":
+            return self.forget(key)
+        if not (known or upgrading):
+            return ()
+        stopped = bool(self.failed)
+        self._rolling[key] = state == "Failed"
+        return self._others(stopped)
 
-    def forget(self, key: K) -> bool:
-        """The MCPServer is gone; True where others may go on now."""
-        return self._running.pop(key, None) is not None
+    def forget(self, key: K) -> tuple[K, ...]:
+        """It is complete, or gone."""
+        self._waiting.pop(key, None)
+        if key not in self._rolling:
+            return ()
+        stopped = bool(self.failed)
+        del self._rolling[key]
+        return self._others(stopped, gone=True)
+
+    def _others(self, stopped: bool, *, gone: bool = False) -> tuple[K, ...]:
+        if stopped != bool(self.failed):
+            return tuple(self._waiting)
+        if stopped or not gone:
+            return ()
+        # More than there are places for, and others the next time: one that cannot go must not hold up the rest.
+        chosen = tuple(self._waiting)[: 2 * max(1, self._limit - len(self._rolling))]
+        for key in chosen:
+            del self._waiting[key]
+            self._waiting[key] = None
+        return chosen
 
     @property
     def running(self) -> int:
         """Rollouts that are not complete."""
-        return len(self._running)
+        return len(self._rolling)
 
     @property
     def failed(self) -> tuple[K, ...]:
         """Those that failed and hold up the others."""
-        return tuple(key for key, rollout in self._running.items() if rollout.failed)
+        return tuple(key for key, failed in self._rolling.items() if failed)
+
+
+def serving(deployment: DeploymentView, replica_sets: Iterable[ReplicaSetView]) -> bool:
+    """Whether pods of the newest template serve, so that a new image could do harm."""
+    newest = [each for each in replica_sets if each.template == deployment.template]
+    return any(each.available for each in newest) if newest else deployment.available > 0
+
+
+def upgrading(deployment: DeploymentView, replica_sets: Iterable[ReplicaSetView]) -> bool:
+    """Whether the newest template replaces pods that serve and have another image.
+
+    A template that never worked does not count, even where older pods still serve behind it.
+    """
+    older = [each for each in replica_sets if each.template != deployment.template and not each.deleting]
+    before = max(older, key=lambda each: each.revision, default=None)
+    return before is not None and before.available > 0 and before.image != deployment.image
+
+
+def state_of(deployment: DeploymentView) -> State:
+    """How far the rollout of the newest template got."""
+    if deployment.complete:
+        return "Complete"
+    halted = any(each.type == "Progressing" and each.status == "False" for each in deployment.conditions)
+    return "Failed" if deployment.observed and halted else "Rolling"

@@ -15,11 +15,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mcp_operator.errors import AlreadyExists, NameConflict
+from mcp_operator.errors import AlreadyExists, BeingReplaced, Forbidden, NameConflict
 from mcp_operator.kube.resources import SECRETS, Resource
 
 KEY_BYTES = 32
 _READ_AGAIN = 300.0
+_READ_SOON = 30.0
+"""Seconds between two reads, and while pods cannot start: the lack of it may be why."""
 
 
 class SecretClient(Protocol):
@@ -34,9 +36,10 @@ class SecretClient(Protocol):
 
 @dataclass(slots=True)
 class _Known:
-    uid: str
+    source: tuple[str, str]
+    """Name of the Secret, and whose it is or which key of it."""
     key: bytes
-    due: float
+    read_at: float
 
 
 class SessionKeys:
@@ -50,17 +53,27 @@ class SessionKeys:
         self._random = random_bytes or secrets.token_bytes
         self._known: dict[tuple[str, str], _Known] = {}
 
-    async def ensure(self, manifest: Mapping[str, Any], owner: str, confirm: Callable[[], Awaitable[None]]) -> bytes:
-        """The key of the MCPServer whose uid is `owner`; made where there is none.
+    async def ensure(
+        self,
+        server: tuple[str, str],
+        manifest: Mapping[str, Any],
+        owner: str,
+        confirm: Callable[[], Awaitable[None]],
+        *,
+        soon: bool = False,
+    ) -> bytes:
+        """The key of an MCPServer whose uid is `owner`; made where there is none.
 
         `manifest` is the Secret without data; `confirm` is awaited before it is created. Read again every five minutes,
-        so that a deleted one comes back. Raises NameConflict where the name is another's, KubeError.
+        so that a deleted one comes back; `soon`: more often. Raises NameConflict where the name is another's,
+        BeingReplaced, KubeError.
         """
         metadata = manifest["metadata"]
         place = (metadata["namespace"], metadata["name"])
-        known = self._known.get(place)
-        if known is not None and known.uid == owner and self._clock() < known.due:
-            return known.key
+        source = (place[1], owner)
+        known = self._fresh(server, source, soon)
+        if known is not None:
+            return known
         found = await self._client.get(SECRETS, *place)
         if found is None:
             await confirm()
@@ -70,31 +83,47 @@ class SessionKeys:
                 found = await self._client.create(made)
             except AlreadyExists:
                 found = await self._client.get(SECRETS, *place)
+        self._known.pop(server, None)
         key = key_of(found or {})
         if not owned_by(found or {}, owner) or key is None:
-            self._known.pop(place, None)
-            raise NameConflict("Secret", place[1], owner_of(found or {}))
-        self._known[place] = _Known(owner, key, self._clock() + _READ_AGAIN)
+            holder = owner_of(found or {})
+            if holder == f"MCPServer {server[1]}" and not owned_by(found or {}, owner):
+                raise BeingReplaced(f"Secret {place[1]} of the deleted MCPServer {server[1]} is not gone yet")
+            raise NameConflict("Secret", place[1], holder)
+        self._known[server] = _Known(source, key, self._clock())
         return key
 
-    async def given(self, namespace: str, name: str, item: str) -> bytes:
-        """The user's own key, `item` of the Secret `name`; empty where it is missing. Raises KubeError."""
-        place = (namespace, f"{name}/{item}")
-        known = self._known.get(place)
-        if known is not None and self._clock() < known.due:
-            return known.key
-        found = await self._client.get(SECRETS, namespace, name)
+    async def given(self, server: tuple[str, str], name: str, item: str, *, soon: bool = False) -> bytes:
+        """The user's own key, `item` of the Secret `name`; empty where it is missing or may not be read.
+
+        Raises KubeError but Forbidden, which `references` tells.
+        """
+        source = (name, item)
+        known = self._fresh(server, source, soon)
+        if known is not None:
+            return known
+        self._known.pop(server, None)
         try:
-            key = base64.b64decode(((found or {}).get("data") or {}).get(item, ""), validate=True)
+            found = await self._client.get(SECRETS, server[0], name)
+        except Forbidden:
+            return b""
+        try:
+            key = base64.b64decode(((found or {}).get("data") or {}).get(item) or "", validate=True)
         except (ValueError, binascii.Error):
             key = b""
         if key:
-            self._known[place] = _Known("", key, self._clock() + _READ_AGAIN)
+            self._known[server] = _Known(source, key, self._clock())
         return key
 
-    def forget(self, namespace: str, server: str) -> None:
+    def _fresh(self, server: tuple[str, str], source: tuple[str, str], soon: bool) -> bytes | None:
+        known = self._known.get(server)
+        if known is None or known.source != source:
+            return None
+        return known.key if self._clock() - known.read_at < (_READ_SOON if soon else _READ_AGAIN) else None
+
+    def forget(self, server: tuple[str, str]) -> None:
         """The MCPServer is gone."""
-        self._known.pop((namespace, f"{server}-session"), None)
+        self._known.pop(server, None)
 
 
 def key_of(secret: Mapping[str, Any]) -> bytes | None:

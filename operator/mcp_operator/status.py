@@ -29,6 +29,8 @@ from mcp_operator.reported import (
 from mcp_operator.rollouts import Turn
 from mcp_operator.sidecar_status import Reports, clean
 
+_SECRETS = 512
+"""Entries of status.secrets that the CRD allows; a Secret taken as a whole may have more keys."""
 _TOLD = 10
 """Problems and missing objects that a message names; the rest is counted."""
 _MISSING_REASONS = {
@@ -321,7 +323,7 @@ def _fields(facts: Facts, found: Asked) -> dict[str, Any]:
             {"name": each.name, "key": each.key, "version": each.version}
             for each in facts.versions
             if each.kind == "Secret"
-        ]
+        ][:_SECRETS]
     if secrets:
         status["secrets"] = secrets
     return status

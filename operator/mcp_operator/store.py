@@ -61,7 +61,7 @@ class Store:
                 del self._entries[key]
                 self._changed(key, True)
             return
-        if kind is not None and before is not None and _is_older(manifest, before.manifest):
+        if kind is not None and before is not None and is_older(manifest, before.manifest):
             return
         entry = Entry(_slim(manifest), self._clock())
         self._entries[key] = entry
@@ -87,7 +87,7 @@ class Store:
         return iter(tuple(self._entries))
 
 
-def _is_older(manifest: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+def is_older(manifest: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
     """By resourceVersion, which orders the states of all objects of a kind (Kubernetes API concepts, "Resource
     versions"); where one of them is no number, nothing is older."""
     versions = [str(each["metadata"].get("resourceVersion", "")) for each in (manifest, known)]

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from mcp_operator.applier import Applier, BeingReplaced
-from mcp_operator.errors import Forbidden, NameConflict, Unavailable
+from mcp_operator.applier import Applier
+from mcp_operator.errors import BeingReplaced, Forbidden, NameConflict, Unavailable
 from mcp_operator.inventory import Inventory
 from mcp_operator.kube.resources import CONFIG_MAPS, DEPLOYMENTS, REPLICA_SETS, SERVICES, Resource
 from mcp_operator.observed import ChildView, DeploymentView, ReplicaSetView

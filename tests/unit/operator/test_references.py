@@ -156,3 +156,16 @@ async def test_what_is_not_referred_to_any_more_is_forgotten(api, references) ->
     await references.resolve(SERVER, [Need("Secret", "token", "value")], KEY)
     found = await references.resolve(SERVER, [], KEY)
     assert (found.versions, found.read_again, references._known) == ((), None, {})
+
+
+async def test_without_a_key_no_version_is_told_and_with_it_everything_is_read_again(api, references) -> None:
+    api.objects["Secret", "token"] = {"value": "a"}
+    need = [Need("Secret", "token", "value", in_environment=True)]
+    found = await references.resolve(SERVER, need, b"")
+    assert (found.versions, found.checksum, found.missing) == ((), "", ())
+    found = await references.resolve(SERVER, need, KEY)
+    assert len(found.versions) == 1
+    assert found.checksum != ""
+    assert len(api.reads) == 2
+    references.forget(SERVER)
+    assert (references._known, references._marks) == ({}, {})
