@@ -38,10 +38,10 @@ def known_tests() -> dict[str, frozenset[str]]:
 
 @cache
 def rows() -> dict[str, list[str]]:
-    """Number (R1, F72) -> the cells of its row."""
+    """Number (R1, F72, O30) -> the cells of its row."""
     found: dict[str, list[str]] = {}
     for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines():
-        if match := re.match(r"\| ([RF]\d+) \|", line):
+        if match := re.match(r"\| ([RFO]\d+) \|", line):
             assert match[1] not in found, f"two rows of {match[1]}"
             found[match[1]] = [cell.strip() for cell in line.strip("|").split(" | ")]
     return found
@@ -56,9 +56,10 @@ def named_tests(text: str) -> list[tuple[str, str]]:
 
 
 def test_every_requirement_and_every_flaw_has_a_row() -> None:
-    wanted = [f"R{n}" for n in range(1, 26)] + [f"F{n}" for n in range(1, 73)]
+    cells = {"R": (25, 6), "F": (72, 5), "O": (30, 3)}
+    wanted = [f"{kind}{n}" for kind, (last, _) in cells.items() for n in range(1, last + 1)]
     assert list(rows()) == wanted
-    assert {number: len(row) for number, row in rows().items()} == {n: 6 if n[0] == "R" else 5 for n in wanted}
+    assert {number: len(row) for number, row in rows().items()} == {n: cells[n[0]][1] for n in wanted}
 
 
 def test_every_requirement_has_a_test_named_after_it() -> None:
@@ -76,6 +77,12 @@ def test_every_test_that_a_page_names_exists() -> None:
             assert not test or test in known_tests()[module], f"{page.name}: there is no {module}::{test}"
     for number, row in rows().items():
         assert named_tests(row[-1]), f"no test for {number}"
+    in_go = {
+        name
+        for path in (ROOT / "bridge").glob("*_test.go")
+        for name in re.findall(r"^func (Test\w+)", path.read_text(), re.M)
+    }
+    assert set(re.findall(r"`bridge::(\w+)`", REQUIREMENTS.read_text(encoding="utf-8"))) <= in_go
 
 
 def test_every_module_that_a_page_names_exists() -> None:
