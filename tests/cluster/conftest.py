@@ -167,7 +167,9 @@ def make_namespace(api: Api) -> Iterator[Callable[..., str]]:
         api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
         made.append(name)
         # pods are refused before it is there
-        eventually(lambda: api.get("serviceaccounts", name, "default"), f"the default ServiceAccount of {name}")
+        # after a test that stopped the API server, its controller may first have to find out that its watch is dead
+        look = lambda: api.get("serviceaccounts", name, "default")  # noqa: E731
+        eventually(look, f"the default ServiceAccount of {name}", timeout=90)
         return name
 
     yield make

@@ -108,3 +108,5 @@ def start_operator(operators: Operators) -> Iterator[StartOperator]:
         for one in operators.own:
             one.process.kill()
         operators.own.clear()
+        # of one that was killed: the next need not wait until it is stale
+        operators.cluster.api.delete("leases", NAMESPACE, "outrigger-operator")

@@ -148,3 +148,19 @@ def test_deleted_and_made_anew(api: Api, operator: OperatorProcess, pod_agent: P
 
     eventually(all_new, "only objects of the newest", timeout=60)
     wait_for(api, namespace, "one", "Available", "True")
+
+
+def test_namespace_that_is_deleted(control_plane: ControlPlane, operator: OperatorProcess, namespace: str) -> None:
+    """The namespace's controller deletes in any order: what goes with its namespace is no drift."""
+    api = control_plane.api
+    count = 20
+    for number in range(count):
+        api.create(mcp_server(namespace, f"server-{number}", replicas=0))
+    for number in range(count):
+        settled(api, namespace, f"server-{number}")
+    eventually(lambda: _quiet(control_plane), "rest", timeout=60)
+    mark = control_plane.audit_mark()
+    api.delete("namespaces", None, namespace)
+    eventually(lambda: api.get("namespaces", None, namespace) is None, "no namespace", timeout=90)
+    # one refused try tells of the namespace; each MCPServer may make a few before it is known to be gone
+    assert len(writes(control_plane, mark)) <= 3 * count
