@@ -113,7 +113,7 @@ class _Catalogue(Collector):
         )
         yield _gauge(
             "watch_silence_seconds",
-            "Time since the watch of a resource last told anything; bookmarks come every minute.",
+            "Time since the watch of a resource last told anything; up to 90 where nothing happens.",
             {(resource,): silence for resource, silence in sources.watch_silence().items()},
             ("resource",),
         )
