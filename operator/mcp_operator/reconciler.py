@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 from mcp_operator.api.v1alpha1 import MCPServer, parse
 from mcp_operator.applier import Applier, Outcome
-from mcp_operator.desired import Cluster, Desired, Images, desired, session_secret
+from mcp_operator.desired import Cluster, Desired, Images, desired, process_references, session_secret
 from mcp_operator.errors import KubeError, NameConflict, Problem, SpecError
 from mcp_operator.inventory import Inventory, Owned
 from mcp_operator.kube.resources import MCP_SERVERS, PODS, Resource
 from mcp_operator.observed import CONFIG_HASH_ANNOTATION
 from mcp_operator.pod_reports import PodReports
-from mcp_operator.references import References, Resolution
+from mcp_operator.references import References, Resolution, digest
 from mcp_operator.session_key import SessionKeys
 from mcp_operator.sidecar_status import SidecarReport
 from mcp_operator.status import Facts, build
@@ -70,6 +70,7 @@ class _Memory:
     uid: str
     generation: int = 0
     cluster_ips: tuple[str, ...] = ()
+    revision: str = ""
 
 
 @dataclass(slots=True)
@@ -275,7 +276,19 @@ class Reconciler:
         if this.owned.deployment is not None and in_environment and (missing or not session_key):
             # Pods that work are not replaced by pods that cannot start, nor since we cannot tell what changed.
             checksum = this.owned.deployment.environment_checksum or checksum
-        return (desired(server, cluster, images, checksum=checksum) if checksum else wanted), resolution
+        revision = self._revision(this, server, resolution)
+        if not checksum and not revision:
+            return wanted, resolution
+        return desired(server, cluster, images, checksum=checksum, revision=revision), resolution
+
+    @staticmethod
+    def _revision(this: _Pass, server: MCPServer, resolution: Resolution) -> str:
+        """Stands for the values that the bridge reads. While one is missing, processes that work are not replaced."""
+        references = process_references(server)
+        read = {(each.kind, each.name, each.key) for each in references}
+        if not any((each.kind, each.name, each.key) in read for each in resolution.missing):
+            this.memory.revision = digest(resolution.versions, references)
+        return this.memory.revision
 
     def _confirmation(self, key: Key, entry: Entry) -> Confirm:
         """What is awaited before a write on the word of an old entry: does the MCPServer still exist, is it the same?

@@ -14,7 +14,7 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -224,6 +224,18 @@ class References:
             checksum=environment.hexdigest()[:12] if in_environment and all(versions.values()) else "",
             read_again=min((max(entry.due - now, 0.0) for entry in known.values()), default=None),
         )
+
+
+def digest(versions: Iterable[Version], references: Sequence[Needed]) -> str:
+    """12 hex digits over the versions of the given references; empty where there are none."""
+    whole = {(reference.kind, reference.name) for reference in references if reference.key is None}
+    single = {(reference.kind, reference.name, reference.key) for reference in references}
+    lines = sorted(
+        f"{each.kind}/{each.name}/{each.key}={each.version}"
+        for each in versions
+        if (each.kind, each.name) in whole or (each.kind, each.name, each.key) in single
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12] if lines else ""
 
 
 def _values(kind: Kind, found: Mapping[str, Any]) -> dict[str, bytes]:

@@ -291,6 +291,21 @@ def serve_socket(listener: socket.socket) -> None:
         subprocess.run([sys.executable, "-S", "-E", str(TOOL_SERVER)], stdin=connection, stdout=connection, timeout=30)
 
 
+def test_a_new_revision_begins_a_new_process_and_drains_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "release"
+    poll = {"secrets": {"pollInterval": "50ms"}}
+    with running({"servers": {"s": stdio(revision="1")}, **poll}) as sidecar, Callers(sidecar, "s") as callers:
+        before = Caller(sidecar).text("pid")
+        held = callers.call("wait", path=str(path))
+        eventually(lambda: sidecar.status()["servers"]["s"]["bulkhead"]["inFlight"] == 1)
+        sidecar.write_config({"servers": {"s": stdio(revision="2")}, **poll})
+        eventually(lambda: Caller(sidecar).text("pid") != before)
+        assert not held.done()
+        path.touch()
+        assert "result" in held.result().answer
+        eventually(lambda: not Path(f"/proc/{before}").exists())
+
+
 @pytest.mark.parametrize("ignore", ["--ignore-eof", "--stubborn"])
 def test_stop_graces_are_the_time_between_the_steps(tmp_path: Path, ignore: str) -> None:
     journal = tmp_path / "journal"

@@ -68,6 +68,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     f"{SERVER}.headers": (HTTP, "test_headers_are_sent"),
     f"{SERVER}.socket": (STDIO, "test_socket_is_a_process_for_each_connection"),
     f"{SERVER}.transport": (HTTP, "test_transport_sse_is_spoken_where_it_is_said"),
+    f"{SERVER}.revision": (STDIO, "test_a_new_revision_begins_a_new_process_and_drains_the_old"),
     f"{SERVER}.disabled": (FRONT, "test_disabled_servers_are_left_out"),
     f"{SERVER}.isolation": (STDIO, "test_isolation_gives_each_session_its_process"),
     f"{SERVER}.processes": (STDIO, "test_processes_serve_beside_each_other"),

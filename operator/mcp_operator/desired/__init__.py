@@ -19,7 +19,7 @@ from mcp_operator.desired.deployment import deployment, service_account
 from mcp_operator.desired.disruption import disruption_budget
 from mcp_operator.desired.metadata import Manifest, labels, selector, selector_labels
 from mcp_operator.desired.monitoring import pod_monitor
-from mcp_operator.desired.needs import Reference, environment_references, references
+from mcp_operator.desired.needs import Reference, environment_references, process_references, references
 from mcp_operator.desired.network_policy import network_policy
 from mcp_operator.desired.pod import pod_template
 from mcp_operator.desired.problems import problems
@@ -36,6 +36,7 @@ __all__ = [
     "desired",
     "environment_references",
     "labels",
+    "process_references",
     "selector_labels",
     "session_secret",
     "session_secret_key",
@@ -67,13 +68,14 @@ class Desired:
     """Why it cannot work as it is written; with any, the manifests are not to be applied."""
 
 
-def desired(server: MCPServer, cluster: Cluster, images: Images, *, checksum: str = "") -> Desired:
+def desired(server: MCPServer, cluster: Cluster, images: Images, *, checksum: str = "", revision: str = "") -> Desired:
     """The manifests for `server`, and what else follows from it.
 
     `checksum` stands for the values that containers have in their environment (`environment_references`): a change of
-    it replaces the pods.
+    it replaces the pods. `revision` stands for those that the bridge reads (`process_references`): a change of it
+    replaces the server's processes.
     """
-    whole = config(server, cluster)
+    whole = config(server, cluster, revision)
     text = config_text(whole)
     name = config_map_name(server, main_image(server, images))
     wanted = (

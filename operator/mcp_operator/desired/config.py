@@ -49,9 +49,12 @@ _PROTECTION = ("retry", "circuit_breaker", "limits", "cache", "health")
 _WHOLE = ("log", "audit", "metrics")
 
 
-def config(server: MCPServer, cluster: Cluster) -> dict[str, Any]:
+def config(server: MCPServer, cluster: Cluster, revision: str = "") -> dict[str, Any]:
     """The whole config, as JSON data."""
-    return _merged(rolling(server), live(server, cluster))
+    whole = _merged(rolling(server), live(server, cluster))
+    if revision:
+        whole["servers"][server.metadata.name]["revision"] = revision
+    return whole
 
 
 def rolling(server: MCPServer) -> dict[str, Any]:

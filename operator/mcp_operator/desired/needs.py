@@ -60,6 +60,13 @@ def environment_references(server: MCPServer) -> tuple[Reference, ...]:
     return tuple(reference for reference in references(server) if reference.in_environment)
 
 
+def process_references(server: MCPServer) -> tuple[Reference, ...]:
+    """Those that the bridge reads for each process that it starts, where the sidecar cannot see a change."""
+    if not is_bridged(server):
+        return ()
+    return tuple(need.reference for need in needs(server) if need.container == "server" and need.use == "File")
+
+
 def is_bridged(server: MCPServer) -> bool:
     """True for a stdio server in an image of its own, which the bridge runs."""
     return server.spec.stdio is not None and server.spec.stdio.image is not None

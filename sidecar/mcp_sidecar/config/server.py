@@ -87,6 +87,13 @@ class Server(Section):
         "Auto", "How to speak to it. Auto: Stdio for a command or socket, Streamable HTTP for a URL.", reload="Replaces"
     )
     disabled: bool = setting(False, "Leave this server out.", reload="Replaces")
+    revision: str | None = setting(
+        None,
+        "Stands for what the sidecar cannot see of the server, such as the secrets of one behind a socket. A change "
+        "begins new processes and connections and drains the old.",
+        max_length=64,
+        reload="Replaces",
+    )
 
     # processes and sessions
     isolation: Literal["Shared", "PerSession"] = setting(

@@ -26,6 +26,7 @@ SERVER: dict[str, tuple[str, ...] | None] = {
     "socket": None,
     "transport": ("remote.transport", "http.transport"),
     "disabled": None,
+    "revision": None,  # the operator's own, for Secrets that the bridge reads
     "isolation": ("stdio.isolation",),
     "processes": ("stdio.processes",),
     "maxSessions": ("stdio.maxSessions",),

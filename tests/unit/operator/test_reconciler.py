@@ -489,6 +489,37 @@ async def test_pods_that_work_are_not_replaced_while_a_secret_is_missing(operato
     assert checksum() != first
 
 
+async def test_a_changed_secret_of_a_bridged_server_is_a_new_revision_and_no_rollout(operator) -> None:
+    """The sidecar does not see the files that the bridge reads, so the config has to tell it."""
+
+    def revision() -> str | None:
+        mounted = operator.object("Deployment")["spec"]["template"]["spec"]["volumes"]
+        name = next(volume["configMap"]["name"] for volume in mounted if volume["name"] == "config")
+        config = json.loads(operator.object("ConfigMap", name)["data"]["config.json"])
+        found: str | None = config["servers"]["search"].get("revision")
+        return found
+
+    variable = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "token", "key": "value"}}}
+    stdio = {"command": "serve", "image": "example/server:1", "env": [variable]}
+    operator.cluster.put(server(stdio=stdio))
+    await operator.rest()
+    assert revision() is None
+    operator.cluster.put(secret("token", value="a"))
+    operator.now += 60
+    await operator.rest()
+    first, template = revision(), operator.object("Deployment")["spec"]["template"]
+    assert first
+    operator.cluster.remove("Secret", "team", "token")
+    operator.now += 400
+    await operator.rest()
+    assert revision() == first, "processes that work are not replaced by some that cannot start"
+    operator.cluster.put(secret("token", value="b"))
+    operator.now += 400
+    await operator.rest()
+    assert revision() not in (first, None)
+    assert operator.object("Deployment")["spec"]["template"] == template
+
+
 async def test_without_the_users_session_key_nothing_is_told_of_values_and_no_pod_replaced(operator) -> None:
     variable = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "token", "key": "value"}}}
     spec = {"http": {**HTTP, "env": [variable]}, "sessions": {"keySecretRef": {"name": "mine", "key": "k"}}}

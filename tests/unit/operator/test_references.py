@@ -9,7 +9,7 @@ import pytest
 
 from mcp_operator.errors import Forbidden, Unavailable
 from mcp_operator.kube.resources import SECRETS
-from mcp_operator.references import MissingReference, References
+from mcp_operator.references import MissingReference, References, digest
 
 SERVER = ("team", "search")
 KEY = b"k" * 32
@@ -169,3 +169,25 @@ async def test_without_a_key_no_version_is_told_and_with_it_everything_is_read_a
     assert len(api.reads) == 2
     references.forget(SERVER)
     assert (references._known, references._marks) == ({}, {})
+
+
+async def test_a_digest_is_over_the_versions_of_the_given_references_alone(api, references) -> None:
+    one, whole = Need("Secret", "token", "value"), Need("ConfigMap", "words", None)
+    api.objects["Secret", "token"] = {"value": "a", "other": "a"}
+    api.objects["ConfigMap", "words"] = {"x": "1"}
+
+    async def of(*needs: Need) -> str:
+        references.expect_changes(SERVER)
+        found = await references.resolve(SERVER, [one, whole, Need("Secret", "token", "other")], KEY)
+        return digest(found.versions, needs)
+
+    first = await of(one), await of(whole), await of(one, whole)
+    assert len(set(first)) == 3
+    assert await of() == ""
+    api.objects["Secret", "token"] = {"value": "a", "other": "b"}
+    assert (await of(one), await of(whole), await of(one, whole)) == first
+    api.objects["Secret", "token"] = {"value": "b", "other": "b"}
+    assert (await of(whole)) == first[1]
+    assert (await of(one)) != first[0]
+    api.objects["ConfigMap", "words"] = {"x": "1", "y": "2"}
+    assert (await of(whole)) != first[1]
