@@ -71,7 +71,7 @@ def test_a_server_that_dies_and_comes_back(
 
     def healed() -> bool:
         (ready,) = (one for one in api.list("events", namespace) if one["reason"] == "Ready")
-        return bool(ready["series"]["count"] == 2)
+        return bool(ready["deprecatedCount"] == 2)
 
     eventually(healed, "an Event of the healing, the second of its kind")
 
@@ -189,6 +189,7 @@ def test_a_change_while_nobody_asked_the_pods(
     """A new leader does not say of the new configuration what was known of the old one."""
     before = start_operator(name="before")
     api.create(mcp_server(namespace))
+    wait_for(api, namespace, "one", "ServerReachable", "True", "Reachable", timeout=60)
     wait_for(api, namespace, "one", "ConfigApplied", "True", "Applied", timeout=60)
     before.stop()
     patch(api, namespace, deniedTools=["echo"])
