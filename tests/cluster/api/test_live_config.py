@@ -108,6 +108,10 @@ def test_changes_on_the_heels_of_each_other(
     (sidecar,) = sidecars(api, real_pods, namespace, 1)
     for number in range(12):
         patch(api, namespace, deniedTools=["echo"] if number % 2 else ["pid"])
+    patch(api, namespace, deniedTools=["exit"])
+    wait_for(api, namespace, "one", "ConfigApplied", "True")
+    assert is_denied(sidecar, "exit")
+    assert not is_denied(sidecar, "echo")
     patch(api, namespace, deniedTools=None)
     server = wait_for(api, namespace, "one", "ConfigApplied", "True")
     assert server["status"]["configHash"] == first
