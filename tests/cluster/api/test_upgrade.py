@@ -64,8 +64,17 @@ def late(api: Api, namespace: str, name: str) -> None:
         "lastUpdateTime": now,
         "lastTransitionTime": now,
     }
-    deployment = api.get("deployments", namespace, name)
-    assert deployment is not None
+
+    def waits_for_its_pod() -> Any:
+        found = api.get("deployments", namespace, name)
+        assert found is not None
+        status = found["status"]
+        assert status["observedGeneration"] == found["metadata"]["generation"]
+        assert (status.get("updatedReplicas"), status["replicas"]) == (1, 2)
+        return found
+
+    # any progress would take the verdict back
+    deployment = eventually(waits_for_its_pod, "a rollout that waits for its pod")
     others = [each for each in deployment["status"].get("conditions", ()) if each["type"] != "Progressing"]
     api.patch("deployments", namespace, name, {"status": {"conditions": [*others, given_up]}}, subresource="status")
 
