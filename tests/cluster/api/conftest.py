@@ -88,6 +88,12 @@ def operator(operators: Operators) -> Iterator[OperatorProcess]:
 
 
 @pytest.fixture
+def no_operator(operators: Operators) -> None:
+    """The shared operator is stopped: what a test writes stays as it is."""
+    operators.stop_shared()
+
+
+@pytest.fixture
 def start_operator(operators: Operators) -> Iterator[StartOperator]:
     """`start_operator(name=…, settings=…)`: operators of the test's own, the shared one stopped."""
     operators.stop_shared()

@@ -26,7 +26,7 @@ def writes(control_plane: ControlPlane, mark: int) -> list[tuple[str, str, str]]
     ]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_five_hundred(control_plane: ControlPlane, operator: OperatorProcess, namespace: str) -> None:
     api = control_plane.api
     names = [f"server-{number:03d}" for number in range(COUNT)]
@@ -51,7 +51,7 @@ def test_five_hundred(control_plane: ControlPlane, operator: OperatorProcess, na
         assert not late, f"{len(late)} without a status"
         return True
 
-    eventually(all_there, f"{COUNT} applied", timeout=240)
+    eventually(all_there, f"{COUNT} applied", timeout=360)
     eventually(lambda: _quiet(control_plane), "rest", timeout=60)
     mark = control_plane.audit_mark()
     time.sleep(REST)  # what is measured is that nothing happens

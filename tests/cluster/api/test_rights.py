@@ -19,8 +19,14 @@ USER = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
 
 
 def refusals(control_plane: ControlPlane, mark: int, user: str) -> set[tuple[str, str]]:
-    """(verb, resource) of every request of the user that was forbidden."""
-    return {(one.verb, one.resource) for one in control_plane.audit(mark) if one.user == user and one.code == 403}
+    """(verb, resource) of every request of the user that was forbidden; not where a namespace of before is going."""
+    namespaces = control_plane.api.list("namespaces")
+    there = {one["metadata"]["name"] for one in namespaces if "deletionTimestamp" not in one["metadata"]} | {""}
+    return {
+        (one.verb, one.resource)
+        for one in control_plane.audit(mark)
+        if one.user == user and one.code == 403 and one.namespace in there
+    }
 
 
 def test_nothing_is_refused(
