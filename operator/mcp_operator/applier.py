@@ -10,13 +10,14 @@ Which objects are wanted is decided by `desired`; what a refusal means for the u
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from mcp_operator.diagnosis import current_replica_set
 from mcp_operator.errors import BeingReplaced, KubeError, NameConflict
@@ -332,4 +333,4 @@ def _place(manifest: Manifest) -> Place:
 
 
 def _digest(manifest: Manifest) -> bytes:
-    return hashlib.blake2b(json.dumps(manifest, sort_keys=True).encode(), digest_size=12).digest()
+    return hashlib.blake2b(msgspec.json.encode(manifest, order="sorted"), digest_size=12).digest()

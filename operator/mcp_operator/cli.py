@@ -75,7 +75,7 @@ def _problems(error: ConfigError) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    import asyncio
+    import uvloop
 
     from mcp_operator.config_loading import load
 
@@ -83,7 +83,7 @@ def _run(arguments: argparse.Namespace) -> int:
     config = load(arguments.config, flags={path: value for path, value in given.items() if value is not None})
     from mcp_operator.runtime import run
 
-    return asyncio.run(run(config)) or 0
+    return uvloop.run(run(config)) or 0
 
 
 def _render(arguments: argparse.Namespace) -> int:

@@ -6,12 +6,13 @@ that somebody else made must not stop the operator.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from sys import intern
 from typing import Any
+
+import msgspec
 
 MESSAGE_LIMIT = 512
 FIELD_MANAGER = "outrigger"
@@ -82,8 +83,8 @@ def applied(meta: Object) -> str:
     """
     for entry in items(meta, "managedFields"):
         if entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply" and not entry.get("subresource"):
-            found = json.dumps([entry.get("fieldsV1"), entry.get("time")], sort_keys=True, separators=(",", ":"))
-            return blake2b(found.encode(), digest_size=8).hexdigest()
+            found = msgspec.json.encode([entry.get("fieldsV1"), entry.get("time")], order="sorted")
+            return blake2b(found, digest_size=8).hexdigest()
     return ""
 
 

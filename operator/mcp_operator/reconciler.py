@@ -31,8 +31,9 @@ from mcp_operator.turns import ImageTurns
 
 log = logging.getLogger(__name__)
 
-_FRESH = 5.0
-"""An entry of the store that is younger (seconds) is believed without asking the API server before a write."""
+_FRESH = 60.0
+"""An entry of the store that is younger (seconds) is believed without asking the API server before a write. What is
+written for one that was deleted unseen names an owner that is gone, so the garbage collector takes it."""
 _CONFLICT_RETRY = 15.0
 """Seconds until a name that is taken is looked at again: nobody tells us when it becomes free."""
 _UNREADY_RETRY = 300.0

@@ -8,7 +8,6 @@ with a newer view of things. Bodies are never logged. Which requests there are i
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import Counter, defaultdict
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import msgspec
 from yarl import URL
 
 from mcp_operator.errors import NotFound, NotLeading, Unavailable
@@ -143,7 +143,7 @@ class Transport:
         headers = {"Accept": request.accept, "Accept-Encoding": "identity"}  # the network is near, cores are few
         data = None
         if request.body is not None:
-            data = json.dumps(request.body, separators=(",", ":")).encode()
+            data = msgspec.json.encode(request.body)
             headers["Content-Type"] = request.content_type
         code = "error"
         try:

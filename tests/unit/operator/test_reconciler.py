@@ -333,7 +333,7 @@ async def test_a_deleted_one_costs_nothing_and_leaves_nothing(operator) -> None:
 
 async def test_one_whose_deletion_nobody_told_of_is_asked_for_before_anything_is_written(operator) -> None:
     await serving(operator)
-    operator.now += 10
+    operator.now += 61
     del operator.cluster.objects["MCPServer", *KEY]
     operator.applier.forget(KEY)
     operator.cluster.requests.clear()
