@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -59,6 +60,9 @@ def read_calls(path: Path) -> list[Call]:
     return calls
 
 
+_RECORD = re.compile(rb"(?P<event>ran|cancelled) (?P<key>\S+) (?P<pid>[0-9]+)$")
+
+
 class Executions:
     """The server's record, read as it grows: how often each key ran, and which process was the last to run one."""
 
@@ -75,10 +79,11 @@ class Executions:
         lines = (self._rest + self._file.read()).split(b"\n")
         self._rest = lines.pop()
         for line in lines:
-            event, key, pid = line.decode().split()
-            if event == "ran":
-                self.ran[key] += 1
-                self.pids[int(pid)] += 1
+            # A line that a kill cut short (a write ends early at the border of a page) has the next one at its end.
+            whole = _RECORD.search(line)
+            if whole is not None and whole["event"] == b"ran":
+                self.ran[whole["key"].decode()] += 1
+                self.pids[int(whole["pid"])] += 1
 
     def close(self) -> None:
         """Read the rest and close the file."""

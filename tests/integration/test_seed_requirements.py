@@ -154,8 +154,8 @@ def test_r05_global_timeout_is_the_timeout_of_servers_that_set_none() -> None:
 def test_r06_connections_are_bounded_over_all_servers_and_calls_by_server(upstream: ScriptedUpstream) -> None:
     with ScriptedUpstream() as other:
         servers = {
-            "a": {"url": upstream.url, "health": QUIET, "limits": {"maxConcurrent": 8}},
-            "b": {"url": other.url, "health": QUIET, "limits": {"maxConcurrent": 1, "maxQueue": 0}},
+            "a": {"url": upstream.url, "health": QUIET, "limits": {"maxConcurrent": 8}, "pool": {"min": 0}},
+            "b": {"url": other.url, "health": QUIET, "limits": {"maxConcurrent": 1, "maxQueue": 0}, "pool": {"min": 0}},
         }
         config = {"servers": servers, "max_concurrent_connections": 3, "readiness": {"require": "All"}}
         with ThreadPoolExecutor(10) as callers, running(config) as sidecar:
