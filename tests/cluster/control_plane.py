@@ -32,7 +32,7 @@ from cluster.kubernetes_programs import programs
 from sidecar_process import free_ports
 
 START_TIMEOUT = 90.0
-SERVICE_RANGE = "10.97.0.0/22"
+SERVICE_RANGE = "10.97.0.0/16"
 # What acts on the objects the operator makes. Not endpointslice (it refuses the loopback addresses of our pods), and
 # not node-lifecycle: the node of `pod_agent` sends no heartbeats.
 CONTROLLERS = (
