@@ -172,7 +172,7 @@ def test_sidecar_image_is_lean() -> None:
 
 
 def test_operator_image_holds_no_data_plane() -> None:
-    assert set(pins("operator")) & {"mcp", "httptools", "msgspec", "uvloop", "cryptography"} == set()
+    assert set(pins("operator")) & {"mcp", "httptools", "cryptography"} == set()
 
 
 def test_console_scripts_start_something() -> None:
