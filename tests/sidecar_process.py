@@ -221,6 +221,14 @@ class SidecarProcess:
         """The processes below the sidecar: pid → start time."""
         return descendants(self.pid)
 
+    def kill_children(self, signum: signal.Signals = signal.SIGKILL) -> dict[int, int]:
+        """Send it to every process below the sidecar, and tell which they were; one may end by itself meanwhile."""
+        below = self.children()
+        for pid in below:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
+        return below
+
     def stop(self, *, expected: int = 0) -> None:
         """SIGTERM, wait, check the exit code and that no process below it lives on. Raises SidecarFailed."""
         if self._process is None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -234,8 +232,7 @@ def test_a_stale_answer_is_better_than_none(tmp_path: Path) -> None:
         first = counted(caller)
         tools = caller.result("tools/list")["tools"]
         command.unlink()
-        for pid in sidecar.children():
-            os.kill(pid, signal.SIGKILL)
+        sidecar.kill_children()
         eventually(lambda: caller.send("prompts/list").answer().get("error", {}).get("data"))
         assert counted(caller) == first
         assert caller.result("tools/list")["tools"] == tools

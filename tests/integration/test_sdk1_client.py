@@ -7,9 +7,7 @@ own"). The client is a real one, in a process and an environment of its own.
 from __future__ import annotations
 
 import json
-import os
 import queue
-import signal
 import subprocess
 import threading
 import time
@@ -157,8 +155,7 @@ def test_the_session_survives_the_death_of_a_shared_process() -> None:
         client.assert_alive()
         client.send(do="call", tool="sleep", arguments={"ms": 5000}, times=5)
         wait_for_calls(sidecar, 5)
-        for pid in sidecar.children():
-            os.kill(pid, signal.SIGKILL)
+        sidecar.kill_children()
         for answer in client.answers():
             # a sleep may have been executed: it is not tried again
             assert reason(answer) in ("child_exited", "connection_lost")
@@ -217,8 +214,7 @@ def test_the_session_survives_a_server_that_cannot_start(tmp_path: Path) -> None
     with session({"servers": {"echo": server}}) as (sidecar, client):
         client.assert_alive()
         install("exit 3")
-        for pid in sidecar.children():
-            os.kill(pid, signal.SIGKILL)
+        sidecar.kill_children()
         seen = {reason(answer) for answer in (client.call("echo", text="x") for _ in range(12)) if "code" in answer}
         assert seen
         assert seen <= {"start_failed", "child_exited", "server_not_ready", "breaker_open", "connection_lost"}

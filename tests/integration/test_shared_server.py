@@ -6,7 +6,6 @@ The servers are scripts in tests/children that tell what they were sent.
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
 import time
@@ -305,9 +304,7 @@ def test_log_levels_are_merged_and_nobody_hears_anothers_log() -> None:
 
 
 def kill(sidecar: SidecarProcess, signum: signal.Signals = signal.SIGKILL) -> None:
-    before = sidecar.children()
-    for pid in before:
-        os.kill(pid, signum)
+    before = sidecar.kill_children(signum)
     eventually(lambda: not (sidecar.children().keys() & before.keys()))
 
 
