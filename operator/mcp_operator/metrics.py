@@ -1,12 +1,14 @@
 """The operator's Prometheus metrics: one catalogue, read where the values live at the moment of a scrape.
 
 Names begin with `outrigger_operator_`; what callers and sidecars do is told by the sidecars themselves. Labels are
-bounded: no metric is labelled by MCPServer but `outrigger_operator_mcpserver_ready`, which says which one to look at.
+bounded: no metric is labelled by MCPServer but `outrigger_operator_mcpserver_ready` and
+`outrigger_operator_mcpserver_condition`, six series each, which say which one to look at. Only the leader has them: it
+alone looks at MCPServers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from mcp_operator import __version__
+from mcp_operator.reasons import Reason
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -33,8 +36,8 @@ class Sources:
     rollouts: Callable[[], int] = lambda: 0
     rollouts_failed: Callable[[], int] = lambda: 0
     pod_polls: Callable[[], int] = lambda: 0
-    ready: Callable[[], Mapping[tuple[str, str], tuple[str, str]]] = dict
-    """(namespace, name) → status and reason of the condition Ready."""
+    conditions: Callable[[], Mapping[tuple[str, str], Sequence[Reason]]] = dict
+    """(namespace, name) → what its conditions are."""
     requests: Callable[[], Mapping[tuple[str, str, str], int]] = dict
     """(verb, resource, code) → requests to the API server."""
     request_seconds: Callable[[], Mapping[tuple[str, str], float]] = dict
@@ -117,12 +120,23 @@ class _Catalogue(Collector):
             {(resource,): silence for resource, silence in sources.watch_silence().items()},
             ("resource",),
         )
-        ready = sources.ready()
+        conditions = sources.conditions() if sources.leading() else {}
         yield _gauge(
             "mcpserver_ready",
             "1 where the condition Ready is True.",
-            {(*key, reason): float(status == "True") for key, (status, reason) in ready.items()},
+            {
+                (*key, each.reason): float(each.status == "True")
+                for key, found in conditions.items()
+                for each in found
+                if each.type == "Ready"
+            },
             ("namespace", "name", "reason"),
+        )
+        yield _gauge(
+            "mcpserver_condition",
+            "Always 1: the conditions that MCPServers have now.",
+            {(*key, each.type, each.status, each.reason): 1.0 for key, found in conditions.items() for each in found},
+            ("namespace", "name", "type", "status", "reason"),
         )
 
 

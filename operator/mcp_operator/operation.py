@@ -322,7 +322,7 @@ class Operation:
             rollouts=lambda: self._rollouts.running,
             rollouts_failed=lambda: len(self._rollouts.failed),
             pod_polls=lambda: self._reports.polls,
-            ready=lambda: self._statuses.ready,
+            conditions=lambda: self._statuses.conditions,
             requests=lambda: self._client.requests,
             request_seconds=lambda: self._client.seconds,
             watch_silence=self.silence,

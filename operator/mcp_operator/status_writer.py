@@ -15,6 +15,7 @@ from mcp_operator.conditions import transitions
 from mcp_operator.errors import NotFound
 from mcp_operator.kube.events import EventType, ObjectReference
 from mcp_operator.kube.resources import MCP_SERVERS, Resource
+from mcp_operator.reasons import REASONS, Reason
 from mcp_operator.store import Entry, Key, is_older
 
 BURST = 20
@@ -61,8 +62,8 @@ class StatusWriter:
         self._recorder = recorder
         self._clock = clock
         self._written: dict[Key, _Written] = {}
-        self.ready: dict[Key, tuple[str, str]] = {}
-        """Status and reason of `Ready`, for the metrics."""
+        self.conditions: dict[Key, tuple[Reason, ...]] = {}
+        """What every MCPServer was last found to be, for the metrics: rows of the table of reasons, which all share."""
 
     def known(self, key: Key, entry: Entry) -> Mapping[str, Any]:
         """The status that the MCPServer has."""
@@ -79,9 +80,9 @@ class StatusWriter:
 
         `confirm` is awaited before a write. Raises Gone, KubeError.
         """
-        for condition in status.get("conditions", ()):
-            if condition["type"] == "Ready":
-                self.ready[key] = (condition["status"], condition["reason"])
+        self.conditions[key] = tuple(
+            REASONS[condition["type"], condition["reason"]] for condition in status.get("conditions", ())
+        )
         if _ordered(status) == _ordered(before):
             return 0.0
         tokens = self._tokens(key, entry.uid)
@@ -103,7 +104,7 @@ class StatusWriter:
     def forget(self, key: Key) -> None:
         """The MCPServer is gone."""
         self._written.pop(key, None)
-        self.ready.pop(key, None)
+        self.conditions.pop(key, None)
 
     def _tokens(self, key: Key, uid: str) -> float:
         written = self._written.get(key)

@@ -12,6 +12,7 @@ import pytest
 from mcp_operator import __version__
 from mcp_operator.admin import AdminServer
 from mcp_operator.metrics import OperatorMetrics, Sources
+from mcp_operator.reasons import REASONS
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "operator.md"
 PREFIX = "outrigger_operator_"
@@ -22,7 +23,10 @@ def busy() -> OperatorMetrics:
     sources = Sources(
         leading=lambda: True,
         queue_depth=lambda: 7,
-        ready=lambda: {("shop", "web"): ("True", "Ready"), ("shop", "bad"): ("False", "SecretMissing")},
+        conditions=lambda: {
+            ("shop", "web"): (REASONS["Ready", "Ready"], REASONS["ConfigApplied", "Applied"]),
+            ("shop", "bad"): (REASONS["Ready", "SecretMissing"], REASONS["ConfigApplied", "NoPods"]),
+        },
         requests=lambda: {("patch", "deployments", "200"): 3},
         request_seconds=lambda: {("patch", "deployments"): 0.5},
         watch_silence=lambda: {"pods": 1.5},
@@ -46,11 +50,20 @@ def test_values_are_read_at_the_scrape() -> None:
         'reconcile_total{result="success"} 0.0',
         'mcpserver_ready{name="web",namespace="shop",reason="Ready"} 1.0',
         'mcpserver_ready{name="bad",namespace="shop",reason="SecretMissing"} 0.0',
+        'mcpserver_condition{name="web",namespace="shop",reason="Applied",status="True",type="ConfigApplied"} 1.0',
+        'mcpserver_condition{name="bad",namespace="shop",reason="SecretMissing",status="False",type="Ready"} 1.0',
+        'mcpserver_condition{name="bad",namespace="shop",reason="NoPods",status="Unknown",type="ConfigApplied"} 1.0',
         'api_requests_total{code="200",resource="deployments",verb="patch"} 3.0',
         'watch_silence_seconds{resource="pods"} 1.5',
         f'build_info{{version="{__version__}"}} 1.0',
     ):
         assert PREFIX + line in scraped
+
+
+def test_who_does_not_lead_says_nothing_of_mcpservers() -> None:
+    metrics = busy()
+    metrics.sources.leading = lambda: False
+    assert "mcpserver_" not in re.sub(r"(?m)^#.*$", "", metrics.scrape().decode())
 
 
 @pytest.fixture

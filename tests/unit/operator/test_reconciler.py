@@ -16,6 +16,7 @@ from mcp_operator.errors import BeingReplaced, Forbidden, Invalid, Unavailable
 from mcp_operator.inventory import Inventory
 from mcp_operator.pod_reports import PodReports
 from mcp_operator.queue import WorkQueue
+from mcp_operator.reasons import REASONS, TYPES
 from mcp_operator.reconciler import Reconciler, ReconcilerSettings, Result
 from mcp_operator.references import References
 from mcp_operator.rollouts import FleetRollout
@@ -326,7 +327,7 @@ async def test_a_deleted_one_costs_nothing_and_leaves_nothing(operator) -> None:
     operator.cluster.remove("MCPServer", *KEY)
     assert await operator.once() is None
     assert operator.cluster.requests == []
-    assert operator.statuses.ready == {}
+    assert operator.statuses.conditions == {}
     assert (operator.applier._servers, operator.references._known, operator.reconciler._memory) == ({}, {}, {})
     assert operator.turns._applied == {}
 
@@ -351,7 +352,7 @@ async def test_one_whose_deletion_nobody_told_of_is_noticed_by_the_resync(operat
     assert await operator.reconciler.reconcile(KEY) is not None
     operator.now += 2
     assert await operator.reconciler.reconcile(KEY) is None
-    assert (operator.statuses.ready, len(operator.store)) == ({}, 0)
+    assert (operator.statuses.conditions, len(operator.store)) == ({}, 0)
 
 
 async def test_a_successor_of_the_same_name_starts_anew_once_all_of_the_old_one_is_gone(operator) -> None:
@@ -458,10 +459,16 @@ async def test_a_missing_secret_is_told_and_heals(operator) -> None:
     assert result.again == 10.0
     assert operator.condition("SecretsResolved")[:2] == ("False", "SecretMissing")
     assert operator.condition()[1] == "SecretMissing"
+    assert REASONS["SecretsResolved", "SecretMissing"] in operator.statuses.conditions[KEY]
     operator.cluster.put(secret("token", value="a"))
     operator.now += 10
     await operator.once()
     assert operator.condition("SecretsResolved")[:2] == ("True", "Resolved")
+    # what is measured: one row for each type, those of the table, so that many MCPServers take little memory
+    measured = operator.statuses.conditions[KEY]
+    assert [row.type for row in measured] == list(TYPES)
+    assert REASONS["SecretsResolved", "Resolved"] in measured
+    assert all(row is REASONS[row.type, row.reason] for row in measured)
     told = operator.object("MCPServer")["status"]["secrets"]
     assert [(each["name"], each["key"], len(each["version"])) for each in told] == [("token", "value", 12)]
 
