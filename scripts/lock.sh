@@ -31,11 +31,12 @@ compile build requirements/build.in
 compile runtime requirements/runtime.in
 compile sidecar pyproject.toml --extra sidecar
 compile client pyproject.toml --extra sidecar --extra client
+compile everything pyproject.toml --extra client
 compile operator pyproject.toml --extra operator
 compile dev pyproject.toml --all-extras --group test --group lint --group tools -c requirements/uv.in
 
 if [ "$out" != requirements ]; then
-  for name in uv build runtime sidecar client operator dev; do
+  for name in uv build runtime sidecar client everything operator dev; do
     cmp -s "requirements/$name.txt" "$out/$name.txt" || { echo "requirements/$name.txt is stale: run 'make lock'" >&2; exit 1; }
   done
 fi

@@ -9,14 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from conformance import fetched
+from images.everything import STDIO
 from sidecar_process import free_ports
 
 START_TIMEOUT = 60.0
-STDIO = Path(__file__).with_name("everything_stdio.py")
 
 
 def _environment() -> dict[str, str]:

@@ -16,17 +16,14 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+from images import everything
 
-SDK = "2.3.0"
-SDK_SHA256 = "8b147a50441cf059dc88c684e0aeed3687f0aa0f39c6cde7b90330effd2b34d8"
-"""Of mcp-2.3.0.tar.gz, as the index tells it."""
+HERE = Path(__file__).resolve().parent
 
 SDK1 = "mcp==1.30.*"
 
@@ -88,33 +85,27 @@ def _entry(name: str, make: Callable[[Path], None]) -> Path:
     return target
 
 
-def sdk_source() -> Path:
-    """The unpacked source distribution of the SDK."""
+def _sdk() -> Path:
+    """The directory that holds the unpacked source distribution of the SDK."""
 
     def make(directory: Path) -> None:
-        with tempfile.TemporaryDirectory() as downloads:
-            requirement = f"mcp=={SDK}"
-            # --no-binary: the wheel has neither the examples nor the conformance client
-            pip = (sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps")
-            run(*pip, "--no-binary", "mcp", "-d", downloads, requirement)
-            (archive,) = Path(downloads).glob("mcp-*.tar.gz")
-            found = hashlib.sha256(archive.read_bytes()).hexdigest()
-            if found != SDK_SHA256:
-                raise NotFetched(f"{archive.name} has sha256 {found}, expected {SDK_SHA256}")
-            with tarfile.open(archive) as tar:
-                tar.extractall(directory, filter="data")
+        try:
+            everything.fetch_sdk(directory)
+        except subprocess.SubprocessError as error:
+            raise NotFetched(f"the SDK's source distribution: {error}\n{getattr(error, 'stderr', '')}") from error
 
-    return _entry(f"mcp-{SDK}-{SDK_SHA256[:12]}", make) / f"mcp-{SDK}"
+    version, lines = everything.pin()
+    return _entry(f"mcp-{version}-{hashlib.sha256(lines.encode()).hexdigest()[:12]}", make)
 
 
 def everything_server() -> Path:
     """The directory to put on PYTHONPATH for `mcp_everything_server`."""
-    return sdk_source() / "examples" / "servers" / "everything-server"
+    return everything.server_of(_sdk())
 
 
 def conformance_client() -> Path:
     """The SDK's client for the suite's client scenarios."""
-    return sdk_source() / ".github" / "actions" / "conformance" / "client.py"
+    return _sdk() / f"mcp-{everything.pin()[0]}" / ".github" / "actions" / "conformance" / "client.py"
 
 
 def node() -> Path:

@@ -124,7 +124,7 @@ def test_image_serves_a_server_of_its_own(root: Root) -> None:
 
 
 def test_image_holds_no_other_data_plane(root: Root) -> None:
-    names = ("mcp", "kopf", "kubernetes", "mcp_operator")
+    names = ("kopf", "kubernetes", "mcp_operator")
     probe = f"import importlib.util as u; print(*[name for name in {names} if u.find_spec(name)])"
     assert root.run("python", "-c", probe).stdout == "\n"
 
@@ -170,3 +170,28 @@ def test_runtime_image_has_node_and_uv(root: Root, request: pytest.FixtureReques
         assert done.returncode == 0, done.stderr
     npx = root.run("npx", "--offline", "--call", "node --print 6*7")
     assert npx.stdout.strip() == "42", npx.stderr
+
+
+EVERYTHING = {"servers": {"everything": {"command": "mcp-everything-server", "isolation": "PerSession"}}}
+
+
+def test_runtime_image_tries_itself_with_the_everything_server(root: Root, request: pytest.FixtureRequest) -> None:
+    """The command and the client are in this image alone, and the plain one says what it lacks."""
+    if "runtime" not in request.node.callspec.id:
+        done = root.run("outrigger-sidecar", "tools", "http://127.0.0.1:1/mcp")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("outrigger-sidecar: the package mcp is not installed")
+        assert not list(root.path.glob("**/mcp-everything-server"))
+        return
+    with started(root, EVERYTHING) as port:
+        url = f"http://127.0.0.1:{port}/mcp"
+        for era in ("--legacy", "--modern"):
+            tools = root.run("outrigger-sidecar", "tools", url, era)
+            assert "test_simple_text" in tools.stdout, tools.stderr
+            called = root.run("outrigger-sidecar", "call", url, "test_simple_text", era)
+            assert called.stdout == "This is a simple text response for testing.\n", called.stderr
+
+
+def test_sidecar_itself_never_has_the_sdk_loaded(root: Root) -> None:
+    probe = "import sys, mcp_sidecar.daemon, mcp_sidecar.config.apart; print('mcp' in sys.modules)"
+    assert root.run("/opt/outrigger/bin/python", "-c", probe).stdout == "False\n"

@@ -25,7 +25,8 @@ from up_process import UpProcess
 pytestmark = pytest.mark.timeout(120)
 
 EXAMPLES = ROOT / "examples" / "mcpservers"
-FILES = sorted(EXAMPLES.glob("*.yaml"))
+EVERYTHING = ROOT / "examples" / "everything.yaml"
+FILES = [EVERYTHING, *sorted(EXAMPLES.glob("*.yaml"))]
 PATHS = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
@@ -90,6 +91,19 @@ def test_command_of_an_image(runtime: Path, tmp_path: Path) -> None:
     with UpProcess(file, runtime=runtime, env=PATHS, arguments=("--without-images",)) as up:
         up.row("image-notes", "ready")
         add_and_search(up, "image-notes", modern=False)
+
+
+@pytest.mark.parametrize("modern", [True, False], ids=["modern", "legacy"])
+def test_everything(runtime: Path, modern: bool, tmp_path: Path) -> None:
+    """With the command that its own comment says to make."""
+    command = [sys.executable, "-m", "images.everything", "--output", str(tmp_path / "bin")]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=60)
+    path = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    with UpProcess(EVERYTHING, runtime=runtime, env=path) as up:
+        up.row("everything", "ready")
+        with HttpClient(up.url("everything"), modern=modern) as client:
+            client.open()
+            assert client.call("test_simple_text", {}).result["content"][0]["type"] == "text"
 
 
 @pytest.fixture

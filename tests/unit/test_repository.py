@@ -144,6 +144,7 @@ def locked() -> list[tuple[str, str]]:
     asked = {
         "sidecar": base + extras["sidecar"],
         "client": base + extras["sidecar"] + extras["client"],
+        "everything": base + extras["client"],
         "operator": base + extras["operator"],
         "dev": base + [one for group in (*extras.values(), *groups.values()) for one in group],
     }
@@ -162,7 +163,7 @@ def test_lock_fits_what_is_asked_for(lock: str, requirement: str) -> None:
 
 def test_images_hold_what_was_tested() -> None:
     dev = pins("dev")
-    for lock in ("uv", "build", "runtime", "sidecar", "client", "operator"):
+    for lock in ("uv", "build", "runtime", "sidecar", "client", "everything", "operator"):
         for name, version in pins(lock).items():
             assert dev.get(name) == version, f"{name} in requirements/{lock}.txt is not what the tests run with"
 
