@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 _SWEEP: Final = 30.0
 """Seconds between two looks for what is old; more often where a session may idle for less than four of them."""
+_FAREWELL: Final = 2.0
+"""Seconds after SIGTERM in which callers on kept connections are served once more, and told to go elsewhere."""
 _NOTICE: Final = 5.0
 """Seconds after which a server that has not answered yet is mentioned in the log: npx and uvx download first."""
 
@@ -345,12 +347,14 @@ class Sidecar:
                 unit.announce()
 
     async def stop(self) -> None:
-        """Not ready at once, no new calls, streams ended, calls drained, the rest cancelled, no process left."""
+        """Not ready at once, streams ended, callers sent away, calls drained, the rest cancelled, no process left."""
         grace = self.config.shutdown.grace_period
         began = self._clock()
-        self.shutting_down = self.endpoint.shutting_down = True
+        self.shutting_down = True
         self.log.info("shutting down", grace_seconds=grace, calls=self.listener.open_requests)
         await self.endpoint.end_streams()
+        await self.listener.farewell(min(_FAREWELL, grace))
+        self.endpoint.shutting_down = True
         # callers are told to go elsewhere until the last call is over; after that there is nobody to tell them
         if not await self.listener.finish(max(0.0, grace - (self._clock() - began))):
             self.log.warning("calls were cancelled", calls=self.listener.open_requests)

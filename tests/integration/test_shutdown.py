@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,13 @@ def test_calls_in_flight_finish_and_new_ones_are_sent_away(tmp_path: Path) -> No
             _, body = eventually(lambda: answer if (answer := sidecar.admin("/readyz"))[0] == 503 else None)
             assert b"shutting down" in body
             assert sidecar.admin("/livez")[0] == 200
-            refused = Caller(sidecar).answer("echo")
+            last = kept_alive.answer("echo")
+            assert (last.status, last.headers["connection"]) == (200, "close")
+            refused = eventually(lambda: one if (one := Caller(sidecar).answer("echo")).status != 200 else None)
             assert refused.status == 503
             assert int(refused.headers["retry-after"]) >= 1
             assert refused.headers["connection"] == "close"
             assert refused.answer["error"]["data"]["reason"] == "shutting_down"
-            assert kept_alive.answer("echo").status == 503
             told = legacy.answer("echo")
             assert (told.status, told.answer["error"]["data"]["reason"]) == (200, "shutting_down")
             release.touch()
@@ -115,8 +117,31 @@ def test_under_load_every_caller_is_answered() -> None:
             terminate(sidecar)
             sidecar.process.wait(20)
     broken = [one for one in load.failures if "shutting_down" not in one and "Refused" not in one]
-    # a request may cross the close of an idle connection: then the server never saw it
+    # a request may cross the close of a connection that was just made: then the server never saw it
     assert not [one for one in broken if "Disconnected" not in one and "Reset" not in one and "Pipe" not in one]
+
+
+def test_callers_that_go_elsewhere_when_told_lose_no_call() -> None:
+    """As behind a Service, which sends new connections to other pods by the time of SIGTERM."""
+
+    answers: list[Any] = []
+
+    def call_until_told(caller: Caller) -> Any:
+        while (answer := caller.answer("echo", text="x")).headers.get("connection") != "close":
+            answers.append(answer.result)
+            time.sleep(0.01)  # as somebody who thinks between calls: the connection rests
+        return answer
+
+    with SidecarProcess({"servers": {"s": stdio()}}) as sidecar:
+        sidecar.wait_for("/readyz")
+        with ThreadPoolExecutor(8) as pool:
+            last = [pool.submit(call_until_told, Caller(sidecar)) for _ in range(8)]
+            eventually(lambda: len(answers) > 50)
+            terminate(sidecar)
+            began = time.monotonic()
+            assert all("result" in one.result(20).answer for one in last)
+        assert sidecar.process.wait(20) == 0
+        assert time.monotonic() - began < 5, "nobody is connected any more"
 
 
 def test_second_signal_ends_at_once_and_leaves_nothing(tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ class Connection(asyncio.Protocol):
         self._write_paused = False
         self._discarded = 0
         self._body_held = 0
+        self._rests_since = owner.now()
         self._progress = WriteProgress()
         self.stage: Stage = _IDLE
         self.deadline = _NEVER
@@ -228,9 +229,9 @@ class Connection(asyncio.Protocol):
         elif not request.responded:
             request.respond(refusal.status, refusal.body, headers=refusal.headers)
 
-    def close_if_idle(self) -> None:
-        """End a connection that waits for a next request."""
-        if self.stage == _IDLE:
+    def close_if_idle(self, seconds: float = 0.0) -> None:
+        """End a connection that has waited so long for a next request."""
+        if self.stage == _IDLE and self._owner.now() - self._rests_since >= seconds:
             self._linger()
 
     def reconfigure(self, settings: ListenerSettings) -> None:
@@ -319,7 +320,8 @@ class Connection(asyncio.Protocol):
             else:
                 self._start(item)
             return
-        self.deadline = self._owner.now() + self._settings.idle_timeout
+        self._rests_since = self._owner.now()
+        self.deadline = self._rests_since + self._settings.idle_timeout
         if self._held:
             held = bytes(self._held)
             self._held.clear()

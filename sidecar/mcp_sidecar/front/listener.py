@@ -150,12 +150,26 @@ class Listener:
             sock.close()
         self._sockets.clear()
 
+    async def farewell(self, seconds: float) -> None:
+        """Serve on for so long, or until nobody is connected: each answer is the last of its connection.
+
+        An HTTP client keeps its connection and may use it at any moment; closed under it, the request would be lost.
+        Who has been silent for that time is not waited for.
+        """
+        self.draining = True
+        for connection in tuple(self._connections):
+            connection.close_if_idle(seconds)
+        await self._until_empty(seconds)
+
     async def drain(self, timeout: float) -> bool:
         """Close idle connections, let open requests finish. True when all did within `timeout` seconds."""
         self.stop_accepting()
         self.draining = True
         for connection in tuple(self._connections):
             connection.close_if_idle()
+        return await self._until_empty(timeout)
+
+    async def _until_empty(self, timeout: float) -> bool:
         if self._empty:
             return True
         self._emptied = asyncio.Event()
