@@ -63,6 +63,13 @@ def errors() -> str:
     return errors_page()
 
 
+def chart() -> dict[str, Callable[[], str]]:
+    """The files of the Helm chart that are not written by hand: path and what makes it."""
+    from chart_files import FILES
+
+    return dict(FILES)
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "crds/outrigger.dev_mcpservers.yaml": crd,
     "docs/conditions.md": conditions,
@@ -71,6 +78,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "docs/errors.md": errors,
     "docs/mcpserver.md": mcpserver_reference,
     "docs/operator-configuration.md": operator_config_reference,
+    **chart(),
 }
 
 
