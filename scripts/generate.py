@@ -6,12 +6,14 @@ while one is stale.
 """
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT))  # `dashboards` is no installed package
 
 
 def config_schema() -> str:
@@ -70,7 +72,26 @@ def chart() -> dict[str, Callable[[], str]]:
     return dict(FILES)
 
 
+def dashboard(name: str) -> str:
+    """One of Grafana's dashboards, as the chart carries it."""
+    import dashboards.board
+    import dashboards.fleet
+    import dashboards.operator
+    import dashboards.server
+
+    made = {
+        "fleet": dashboards.fleet.fleet,
+        "operator": dashboards.operator.operator,
+        "server": dashboards.server.server,
+    }
+    return dashboards.board.text(made[name]())
+
+
 GENERATED: dict[str, Callable[[], str]] = {
+    **{
+        f"charts/outrigger/files/dashboards/{name}.json": functools.partial(dashboard, name)
+        for name in ("fleet", "operator", "server")
+    },
     "crds/outrigger.dev_mcpservers.yaml": crd,
     "docs/conditions.md": conditions,
     "docs/config.schema.json": config_schema,
