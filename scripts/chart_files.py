@@ -1,4 +1,4 @@
-"""Writes the generated files of charts/outrigger: values, their schema, the README, the CRD's template, the rules of RBAC.
+"""Writes the generated files of charts/outrigger: values and their schema, README, the CRD's template, rules of RBAC.
 
 Each from where it is said once: `chart_values`, crds/, `mcp_operator.kube.access`, `mcp_operator.config`. The other
 templates are written by hand.
@@ -31,7 +31,7 @@ GROUPS = {
     "monitoring": "How metrics are found.",
     "monitoring.service": "The Service of the operator's metrics.",
     "monitoring.serviceMonitor": "ServiceMonitor of the operator.",
-    "monitoring.podMonitor": "PodMonitor of all sidecars. An MCPServer's own `monitoring.podMonitor` would scrape twice.",
+    "monitoring.podMonitor": "PodMonitor of all sidecars. One of an MCPServer's own (`spec.monitoring`) would scrape twice.",
     "dashboards": "Grafana dashboards.",
     "alerts": "Alert and recording rules.",
     "test": "`helm test`.",

@@ -305,6 +305,24 @@ OBSERVABILITY = Section(
             {**TEXT, "minLength": 1},
         ),
         Value(
+            "alerts.grafanaUrl",
+            "",
+            "Address of Grafana: alerts then carry the link to their dashboard, `dashboard_url`.",
+            TEXT,
+        ),
+        Value(
+            "alerts.errorBudget",
+            0.01,
+            "Share of calls that may fail within 30 days.",
+            {"type": "number", "exclusiveMinimum": 0, "maximum": 0.2},
+        ),
+        Value(
+            "alerts.minimumCallRate",
+            0.017,
+            "Calls a second below which the error budget's alerts say nothing (0.017 is one a minute).",
+            {"type": "number", "minimum": 0},
+        ),
+        Value(
             "alerts.disabled",
             [],
             "Names of alerts that are left out.",
