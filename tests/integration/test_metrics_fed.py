@@ -19,6 +19,7 @@ MAY_BE_ZERO = {
     "outrigger_audit_dropped_total",
     "outrigger_log_dropped_total",
     "outrigger_scrape_failures_total",
+    "outrigger_config_refused",
     "outrigger_front_connections",
     "outrigger_queue_length",
     "outrigger_streams",

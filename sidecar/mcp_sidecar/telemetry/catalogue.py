@@ -227,6 +227,9 @@ class Catalogue:
         self.secret_reloads = counter("outrigger_secret_reloads_total", "Secrets read again.", ["source", "result"])
         self.secret_age = gauge("outrigger_secret_age_seconds", "Age of the values in use.", ["source"])
         self.config_reloads = counter("outrigger_config_reloads_total", "Configurations read again.", ["result"])
+        self.config_refused = gauge(
+            "outrigger_config_refused", "1 while the newest text is refused and an older configuration is in use."
+        )
         self.loop_lag = histogram(
             "outrigger_loop_lag_seconds", "Delay of the event loop's timers.", buckets=LAG_BUCKETS
         )
