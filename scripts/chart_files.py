@@ -31,7 +31,7 @@ GROUPS = {
     "monitoring": "How metrics are found.",
     "monitoring.service": "The Service of the operator's metrics.",
     "monitoring.serviceMonitor": "ServiceMonitor of the operator.",
-    "monitoring.podMonitor": "PodMonitor of all sidecars. One of an MCPServer's own (`spec.monitoring`) would scrape twice.",
+    "monitoring.podMonitor": "PodMonitor of all sidecars. One of an MCPServer's own (`spec.monitoring`) scrapes again.",
     "dashboards": "Grafana dashboards.",
     "alerts": "Alert and recording rules.",
     "test": "`helm test`.",
