@@ -3,14 +3,15 @@
 import argparse
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from images.archive import Layer, Recipe, write_image, write_layer
-from images.contents import LAYERS, ROOT, recipes
+from images.contents import LAYERS, ROOT, Contents, recipes
 from images.stage import Stage
 
 
-def build(wanted: list[Recipe], output: Path) -> dict[str, Path]:
+def build(wanted: list[Recipe], output: Path, contents: Mapping[str, Contents] = LAYERS) -> dict[str, Path]:
     """Make the archives of `wanted` in `output`; a layer that two share is made once. Name -> archive."""
     output.mkdir(parents=True, exist_ok=True)
     made: dict[str, Path] = {}
@@ -21,7 +22,7 @@ def build(wanted: list[Recipe], output: Path) -> dict[str, Path]:
             for index, name in enumerate(recipe.layers):
                 if name not in layers:
                     stage = Stage(Path(folder, name))
-                    LAYERS[name](stage, [stages[below] for below in recipe.layers[:index]])
+                    contents[name](stage, [stages[below] for below in recipe.layers[:index]])
                     stages[name] = stage
                     layers[name] = write_layer(name, stage, Path(folder, f"{name}.tar"))
             path = output / f"{recipe.name}.tar"

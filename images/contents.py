@@ -183,7 +183,9 @@ def everything(stage: Stage, below: Sequence[Stage]) -> None:
     _compile(stage, _EVERYTHING_SITE)
 
 
-LAYERS: dict[str, Callable[[Stage, Sequence[Stage]], None]] = {
+Contents = Callable[[Stage, Sequence[Stage]], None]
+"""Lays out a layer, given the layers below it."""
+LAYERS: dict[str, Contents] = {
     "base": base,
     "packages": packages,
     "bridge": bridge,

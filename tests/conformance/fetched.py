@@ -69,7 +69,7 @@ def _locked(name: str) -> Iterator[None]:
         yield
 
 
-def _entry(name: str, make: Callable[[Path], None]) -> Path:
+def entry(name: str, make: Callable[[Path], None]) -> Path:
     """The cache entry `name`; where it is missing, `make` fills a directory that is then moved into place."""
     target = cache() / name
     if target.exists():
@@ -95,7 +95,7 @@ def _sdk() -> Path:
             raise NotFetched(f"the SDK's source distribution: {error}\n{getattr(error, 'stderr', '')}") from error
 
     version, lines = everything.pin()
-    return _entry(f"mcp-{version}-{hashlib.sha256(lines.encode()).hexdigest()[:12]}", make)
+    return entry(f"mcp-{version}-{hashlib.sha256(lines.encode()).hexdigest()[:12]}", make)
 
 
 def everything_server() -> Path:
@@ -132,8 +132,8 @@ def suite() -> Path:
         path = f"{beside}{os.pathsep}{os.environ.get('PATH', '')}"
         run(npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=directory, env={"PATH": path})
 
-    entry = _entry(f"conformance-{hashlib.sha256(lock).hexdigest()[:12]}", make)
-    return entry / "node_modules" / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
+    installed = entry(f"conformance-{hashlib.sha256(lock).hexdigest()[:12]}", make)
+    return installed / "node_modules" / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
 
 
 def sdk1_python() -> Path:
