@@ -87,10 +87,29 @@ def dashboard(name: str) -> str:
     return dashboards.board.text(made[name]())
 
 
+def rules(name: str) -> str:
+    """Recording or alerting rules, as the chart carries them."""
+    import dashboards.operator_alerts
+    import dashboards.recording
+    import dashboards.rules
+    import dashboards.server_alerts
+
+    made = {
+        "operator": ("operator_alerts.py", dashboards.operator_alerts.GROUPS),
+        "recording": ("recording.py", dashboards.recording.GROUPS),
+        "servers": ("server_alerts.py", dashboards.server_alerts.GROUPS),
+    }
+    return dashboards.rules.text(*made[name])
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     **{
         f"charts/outrigger/files/dashboards/{name}.json": functools.partial(dashboard, name)
         for name in ("fleet", "operator", "server")
+    },
+    **{
+        f"charts/outrigger/files/rules/{name}.yaml": functools.partial(rules, name)
+        for name in ("operator", "recording", "servers")
     },
     "crds/outrigger.dev_mcpservers.yaml": crd,
     "docs/conditions.md": conditions,
