@@ -11,6 +11,7 @@ import base64
 import contextlib
 import datetime as dt
 import http.client
+import ipaddress
 import json
 import shutil
 import signal
@@ -32,7 +33,6 @@ from cluster.kubernetes_programs import programs
 from sidecar_process import free_ports
 
 START_TIMEOUT = 90.0
-SERVICE_RANGE = "10.97.0.0/16"
 # What acts on the objects the operator makes. Not endpointslice (it refuses the loopback addresses of our pods), and
 # not node-lifecycle: the node of `pod_agent` sends no heartbeats.
 CONTROLLERS = (
@@ -113,9 +113,19 @@ class ControlPlane(Cluster):
     """Ours: a context manager. `controllers` starts kube-controller-manager too."""
 
     controllable = True
+    service_range = "10.97.0.0/16"
+    controllers = CONTROLLERS
+    """What kube-controller-manager runs."""
 
-    def __init__(self, *, controllers: bool = True, address: str = "127.0.0.1", audit: bool = True) -> None:
-        directory = Path(tempfile.mkdtemp(prefix="outrigger-cluster-"))
+    def __init__(
+        self,
+        *,
+        controllers: bool = True,
+        address: str = "127.0.0.1",
+        audit: bool = True,
+        directory: Path | None = None,
+    ) -> None:
+        directory = directory or Path(tempfile.mkdtemp(prefix="outrigger-cluster-"))
         self.address = address
         self._authority = Authority(directory, "cluster CA")
         self._etcd_port, self._etcd_peer_port, self.port = free_ports(3)
@@ -222,6 +232,10 @@ class ControlPlane(Cluster):
         processes = [one for one in (self.etcd, self.api_server, self.controller_manager) if one is not None]
         return "\n".join(process.describe(f"returncode {process.returncode}", 12) for process in processes)
 
+    def service_address(self, number: int) -> str:
+        """The ClusterIP of this number in the range; the first is the Service `kubernetes`."""
+        return str(ipaddress.ip_network(self.service_range)[number])
+
     # How
 
     def _etcd_flags(self) -> list[str]:
@@ -242,7 +256,7 @@ class ControlPlane(Cluster):
     def _api_server_flags(self) -> list[str]:
         cert, key = self._authority.issue(
             "kube-apiserver",
-            ips=tuple(dict.fromkeys(("127.0.0.1", self.address, "10.97.0.1"))),
+            ips=tuple(dict.fromkeys(("127.0.0.1", self.address, self.service_address(1)))),
             names=("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"),
         )
         flags = [
@@ -252,7 +266,7 @@ class ControlPlane(Cluster):
             f"--tls-cert-file={cert}",
             f"--tls-private-key-file={key}",
             f"--client-ca-file={self._authority.ca_file}",
-            f"--service-cluster-ip-range={SERVICE_RANGE}",
+            f"--service-cluster-ip-range={self.service_range}",
             f"--service-account-issuer=https://{self.address}:{self.port}",
             f"--service-account-key-file={self.directory / 'service-accounts.pub'}",
             f"--service-account-signing-key-file={self.directory / 'service-accounts.key'}",
@@ -283,7 +297,7 @@ class ControlPlane(Cluster):
             f"--kubeconfig={kubeconfig}",
             f"--root-ca-file={self._authority.ca_file}",
             f"--service-account-private-key-file={self.directory / 'service-accounts.key'}",
-            f"--controllers={','.join(CONTROLLERS)}",
+            f"--controllers={','.join(self.controllers)}",
             "--bind-address=127.0.0.1",
             f"--secure-port={free_ports(1)[0]}",
             "--leader-elect=false",
