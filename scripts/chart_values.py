@@ -269,6 +269,12 @@ OBSERVABILITY = Section(
             ANNOTATIONS,
             {"prometheus.io/scrape": "true", "prometheus.io/port": "8081"},
         ),
+        Value(
+            "docsUrl",
+            "https://outrigger.dev/docs",
+            "Where you serve docs/: dashboards and alerts link to it.",
+            {**TEXT, "minLength": 1},
+        ),
         *_monitor("monitoring.serviceMonitor", "a ServiceMonitor of the operator"),
         *_monitor("monitoring.podMonitor", "one PodMonitor of the sidecars of all MCPServers"),
         Value("dashboards.enabled", True, "Make a ConfigMap of each Grafana dashboard.", FLAG),
@@ -300,9 +306,10 @@ OBSERVABILITY = Section(
         Value("alerts.ruleLabels", {}, "Labels that every alert carries.", LABELS, {"team": "platform"}),
         Value(
             "alerts.runbookUrl",
-            "https://outrigger.dev/runbooks",
-            "Where the runbooks are (docs/runbooks): an alert's is `<runbookUrl>/<Name>.md`.",
-            {**TEXT, "minLength": 1},
+            "",
+            "Where the runbooks are: an alert's is `<runbookUrl>/<Name>.md`.",
+            TEXT,
+            shown="`<docsUrl>/runbooks`",
         ),
         Value(
             "alerts.grafanaUrl",

@@ -1,7 +1,8 @@
 """JSON Schemas of what the chart makes, for kubeconform, from sources that need no network: one file, `schemas.json`.
 
-It is taken once from a real API server (`/openapi/v2`) and from the CRDs of the Prometheus Operator (its Go module), cut
-down to the kinds that the chart makes and to what a validator looks at, and made strict: an unknown field is an error.
+It is taken once from a real API server (`/openapi/v2`) and from the CRDs of the Prometheus Operator (its Go module),
+cut down to the kinds that the chart makes and to what a validator looks at, and made strict: an unknown field is an
+error.
 
     cd tests && PYTHONPATH=. python -m chart.kubernetes_schemas     writes schemas.json anew
 """
