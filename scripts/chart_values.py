@@ -261,6 +261,12 @@ RIGHTS = Section(
 OBSERVABILITY = Section(
     "Metrics, dashboards, alerts",
     (
+        Value(
+            "docsUrl",
+            "https://outrigger.dev/docs",
+            "Where you serve docs/: dashboards and alerts link to it.",
+            {**TEXT, "minLength": 1},
+        ),
         Value("monitoring.service.enabled", True, "Make a Service of the operator's metrics.", FLAG),
         Value(
             "monitoring.service.annotations",
@@ -268,12 +274,6 @@ OBSERVABILITY = Section(
             "Annotations of it.",
             ANNOTATIONS,
             {"prometheus.io/scrape": "true", "prometheus.io/port": "8081"},
-        ),
-        Value(
-            "docsUrl",
-            "https://outrigger.dev/docs",
-            "Where you serve docs/: dashboards and alerts link to it.",
-            {**TEXT, "minLength": 1},
         ),
         *_monitor("monitoring.serviceMonitor", "a ServiceMonitor of the operator"),
         *_monitor("monitoring.podMonitor", "one PodMonitor of the sidecars of all MCPServers"),
