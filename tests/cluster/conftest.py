@@ -2,13 +2,12 @@
 
 They run only where they are named (`make test-cluster`, or `pytest tests/cluster`), for they start a control plane and
 may first have to build it. The control plane is ours, made on the spot; `OUTRIGGER_TEST_KUBECONFIG` names another, on
-which the tests that must break it are skipped.
+which the tests that must break it are skipped. The tests in `node/` start a whole cluster of their own.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,20 +19,25 @@ from cluster.api import Api, eventually
 from cluster.container_process import possible
 from cluster.control_plane import Cluster, ControlPlane
 from cluster.crds import POD_MONITOR, install_crds
+from cluster.kubectl import Command
+from cluster.kubectl import kubectl as kubectl_of
 from cluster.kubernetes_programs import programs
+from cluster.node_cluster import prepare as prepare_nodes
 from cluster.pod_agent import PodAgent
 
 HERE = Path(__file__).resolve().parent
 EXISTING = os.environ.get("OUTRIGGER_TEST_KUBECONFIG")
 TIMEOUT = 180
+GROUPS = ("api", "node")
+Kubectl = Command
 
-Kubectl = Callable[..., str]
 _logs = pytest.StashKey[dict[str, Callable[[], str]]]()
 """What is added to the report of a test that fails: title → text."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "api: needs an API server, no node")
+    config.addinivalue_line("markers", "node: needs a node that runs pods, and our images")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -47,16 +51,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.is_relative_to(HERE / "api"):
-            item.add_marker("api")
+        for group in GROUPS:
+            if item.path.is_relative_to(HERE / group):
+                item.add_marker(group)
         if item.path.is_relative_to(HERE) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     # Here and not in a fixture: a first build takes longer than a test may.
-    if any(item.path.is_relative_to(HERE) for item in session.items) and not session.config.option.collectonly:
+    if session.config.option.collectonly:
+        return
+    if any(item.path.is_relative_to(HERE) for item in session.items):
         programs(*(["kubectl"] if EXISTING else []))
+    if any(item.path.is_relative_to(HERE / "node") for item in session.items):
+        prepare_nodes()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -133,27 +142,9 @@ def pod_monitors(api: Api) -> None:
 
 
 @pytest.fixture(scope="session")
-def kubectl(cluster: Cluster) -> Kubectl:
+def kubectl(cluster: Cluster) -> Command:
     """`kubectl("get", "pods", input=…)` → what it printed. Raises CalledProcessError, with stderr as a note."""
-    program = programs("kubectl")["kubectl"]
-    kubeconfig = cluster.kubeconfig
-
-    def run(*arguments: str, input: str | None = None) -> str:
-        done = subprocess.run(
-            [program, *arguments],
-            env={**os.environ, "KUBECONFIG": str(kubeconfig), "KUBECACHEDIR": str(cluster.directory / "kube-cache")},
-            input=input,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        if done.returncode:
-            error = subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)
-            error.add_note(done.stderr)
-            raise error
-        return done.stdout
-
-    return run
+    return kubectl_of(cluster)
 
 
 @pytest.fixture

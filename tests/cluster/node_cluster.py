@@ -12,12 +12,15 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from certificates import Authority
 from cluster.addon_programs import pause_archive
+from cluster.addon_programs import programs as addon_programs
 from cluster.api import eventually
 from cluster.background_process import BackgroundProcess
 from cluster.control_plane import ControlPlane
@@ -170,9 +173,17 @@ class NodeCluster(ControlPlane):
         ]
 
 
+def prepare() -> None:
+    """Build what a cluster needs and is missing, and our images as the code is now. Raises ProgramsMissing."""
+    programs("kube-scheduler", "kubelet", "kube-proxy")
+    addon_programs()
+    subprocess.run([sys.executable, "-m", "images"], cwd=IMAGES.parents[1], check=True, stdout=subprocess.DEVNULL)
+
+
 def run_until_interrupted() -> None:
     """A cluster to play with: prints its kubeconfig, ends with Ctrl-C or SIGTERM."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    prepare()
     began = time.monotonic()
     with NodeCluster() as cluster:
         print(f"up in {time.monotonic() - began:.1f} s: export KUBECONFIG={cluster.kubeconfig}", flush=True)

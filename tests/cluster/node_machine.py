@@ -1,9 +1,9 @@
 """A machine of its own for a node, out of Linux namespaces: network, mounts and processes apart from ours.
 
 A veth pair is its only link: our end and its end have addresses that no other machine has, and pods and Services are
-routed over it. `/var/lib`, `/var/log` and `/run` are its own, so that programs find their usual paths. Its processes die
-with its first one, which dies with us; the kernel then takes mounts and links away. Only cgroups and files can outlive
-a test process that is killed: the next machine removes them. What runs on the machine is left to `node_agents`.
+routed over it. `/var/lib`, `/var/log` and `/run` are its own, so that programs find their usual paths. Its processes
+die with its first one, which dies with us; the kernel then takes mounts and links away. Only cgroups and files can
+outlive a test process that is killed: the next machine removes them. What runs on it is left to `node_agents`.
 """
 
 from __future__ import annotations
