@@ -15,6 +15,9 @@ export OUTRIGGER_CACHE ?= $(HOME)/.cache/outrigger
 export GOTOOLCHAIN := local
 # Extra arguments of pytest: make test ARGS='-k pool -x'
 ARGS ?=
+# Tests that run at once: make test JOBS=3 halves the time, and those that measure time feel each other.
+JOBS ?= 1
+PYTEST := $(BIN)/python -m pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist worksteal)
 
 .PHONY: help
 help: ## List the targets
@@ -30,15 +33,15 @@ demo: venv ## Two minutes: a real server behind the sidecar, killed and recovere
 
 .PHONY: test
 test: venv ## Every test that needs no cluster: unit, integration, conformance, chaos
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 .PHONY: test-cluster
 test-cluster: venv ## The tests against a real Kubernetes API server (its first build takes 5 to 10 minutes)
-	@$(BIN)/python -m pytest tests/cluster $(ARGS)
+	@$(PYTEST) tests/cluster $(ARGS)
 
 .PHONY: test-unit
 test-unit: venv ## The quick tests only
-	@$(BIN)/python -m pytest -q tests/unit $(ARGS)
+	@$(PYTEST) -q tests/unit $(ARGS)
 
 .PHONY: lint
 lint: venv ## ruff, mypy, import contracts, gofmt and vet, generated files up to date

@@ -9,6 +9,7 @@ import socket
 import stat
 import struct
 import subprocess
+import tempfile
 import time
 import tomllib
 from pathlib import Path
@@ -147,7 +148,9 @@ def container(tmp_path: Path) -> Path:
     (tmp_path / "socket").mkdir()
     os.chown(tmp_path / "socket", 0, SOCKET_GROUP)
     (tmp_path / "socket").chmod(0o2775)
-    for folder in [tmp_path, *list(tmp_path.parents)[:2]]:
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder == Path(tempfile.gettempdir()):
+            break
         folder.chmod(0o755)  # pytest's folders are for their owner only
     return root
 
