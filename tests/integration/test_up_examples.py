@@ -73,14 +73,14 @@ def test_notes(runtime: Path, modern: bool, tmp_path: Path) -> None:
         add_and_search(up, "notes", modern=modern)
 
 
-def test_readme_shows_what_it_prints(runtime: Path) -> None:
-    path = EXAMPLES / "notes.yaml"
-    in_readme = "\n".join(line for line in shown("cat examples/mcpservers/notes.yaml") if line != "…")
-    assert in_readme in path.read_text()
+def test_guide_shows_what_it_prints(runtime: Path) -> None:
+    path, page = EXAMPLES / "notes.yaml", "docs/guides/local.md"
+    in_guide = "\n".join(line for line in shown("cat examples/mcpservers/notes.yaml", page) if line != "…")
+    assert in_guide in path.read_text()
     with UpProcess(path, runtime=runtime, env=PATHS) as up:
         up.row("notes", "ready")
     url = f"http://127.0.0.1:{up.port}/mcp"
-    expected = [re.split(r"  +", line) for line in shown("outrigger up -f examples/mcpservers/notes.yaml") if line]
+    expected = [re.split(r"  +", line) for line in shown("outrigger up -f examples/mcpservers/notes.yaml", page) if line]
     assert up.rows == [[url if cell == "http://127.0.0.1:8080/mcp" else cell for cell in row] for row in expected[1:]]
 
 

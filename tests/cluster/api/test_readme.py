@@ -1,4 +1,4 @@
-"""What the README shows of `outrigger run` and `outrigger status` is what they print."""
+"""What docs/operator.md shows of `outrigger run` and `outrigger status` is what they print."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cluster.operator_process import OperatorProcess, program
 from cluster.servers import wait_for
 from readme import shown, words
 
+PAGE = "docs/operator.md"
 Start = Callable[..., OperatorProcess]
 
 
@@ -26,7 +27,7 @@ def alike(line: str) -> str:
 
 def test_run(start_operator: Start) -> None:
     operator = start_operator(name="laptop", settings={"log": {"format": "Text"}}).wait_until_leading()
-    expected = [alike(line) for line in shown("outrigger run --log-format text") if line]
+    expected = [alike(line) for line in shown("outrigger run --log-format text", PAGE) if line]
     found = eventually(
         lambda: lines if len(lines := operator.process.log().splitlines()) >= len(expected) else None, "its log"
     )
@@ -34,11 +35,11 @@ def test_run(start_operator: Start) -> None:
 
 
 def test_status(cluster: Cluster, api: Api, operator: OperatorProcess, namespace: str) -> None:
-    manifest = yaml.safe_load("\n".join(shown("cat server.yaml")))
+    manifest = yaml.safe_load("\n".join(shown("cat server.yaml", PAGE)))
     manifest["metadata"]["namespace"] = namespace
     api.create(manifest)
     wait_for(api, namespace, "one", "Available", "False", "NoReplicasAvailable")
     flags = ("--kubeconfig", str(cluster.kubeconfig), "-n", namespace)
     done = subprocess.run(program("status", *flags), capture_output=True, text=True, timeout=60, check=True)
     said = words(re.sub(r"\b\d+s$", "5s", done.stdout.replace(namespace, "default"), flags=re.MULTILINE))
-    assert said == words("\n".join(shown("outrigger status")))
+    assert said == words("\n".join(shown("outrigger status", PAGE)))
