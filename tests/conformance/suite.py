@@ -83,6 +83,17 @@ def required_server_scenarios(revision: str) -> tuple[str, ...]:
     return tuple(re.findall(r"^\s+- (\S+)$", section, re.MULTILINE))
 
 
+def expected_failures(revision: str) -> Path:
+    """The file of what no server on stdio behind the sidecar passes; docs/conformance.md says why."""
+    return Path(__file__).with_name(f"expected-failures-stdio-{revision}.yml")
+
+
+def expectations(path: Path) -> list[str]:
+    """The scenarios of an expected-failures file; entries are `scenario` or `scenario:check`."""
+    entries = re.findall(r"^\s+- ([^\s#]+)", path.read_text(), re.MULTILINE)
+    return sorted({entry.split(":")[0] for entry in entries})
+
+
 def run_server(
     url: str, results: Path, *, requirements: str, expected_failures: Path | None = None, force_timeout: float = 0
 ) -> Run:

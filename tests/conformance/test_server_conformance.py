@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,24 +77,18 @@ def test_headers_are_validated_even_where_the_server_does_not(
 def test_over_stdio_only_the_explained_scenarios_miss(
     revision: str, scored: tuple[str, ...], direct: suite.Run, tmp_path: Path
 ) -> None:
-    expected = HERE / f"expected-failures-stdio-{revision}.yml"
+    expected = suite.expected_failures(revision)
     server = everything.over_stdio(isolation="PerSession", maxSessions=100)
     with running({"servers": {"everything": server}}) as sidecar:
         run = suite.run_server(sidecar.url(), tmp_path, requirements=revision, expected_failures=expected)
     # the suite fails on a miss that is not expected and on an expectation that is stale
     assert run.code == 0, run.report(scored)
     missed = {scenario.name for scenario in run.misses(scored)} - {s.name for s in direct.misses(scored)}
-    assert missed == set(expectations(expected)), run.report(scored)
+    assert missed == set(suite.expectations(expected)), run.report(scored)
 
 
 @pytest.mark.parametrize("revision_", suite.REVISIONS)
 def test_every_expected_failure_is_explained(revision_: str) -> None:
     text = DOCUMENT.read_text()
-    for name in expectations(HERE / f"expected-failures-stdio-{revision_}.yml"):
+    for name in suite.expectations(suite.expected_failures(revision_)):
         assert f"`{name}`" in text, f"{name} is not explained in docs/conformance.md"
-
-
-def expectations(path: Path) -> list[str]:
-    """The scenarios of an expected-failures file; entries are `scenario` or `scenario:check`."""
-    entries = re.findall(r"^\s+- ([^\s#]+)", path.read_text(), re.MULTILINE)
-    return sorted({entry.split(":")[0] for entry in entries})
