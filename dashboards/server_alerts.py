@@ -44,13 +44,17 @@ _ROLLED_OUT: Final = condition("Progressing", "True", "RolloutComplete")
 
 
 def _burns(rate: float, long: str, short: str) -> str:
-    """Both windows spend the budget at `rate` times what it allows (Site Reliability Workbook, chapter 5)."""
+    """Both windows spend the budget at `rate` times what it allows (Site Reliability Workbook, chapter 5).
+
+    The server must be known for as long as the short one: its first minutes stand for no three days.
+    """
     budget = f"{rate:g} * scalar({BUDGET})"
     return f"""\
 (
   {RATIO}{long} > {budget}
   and {RATIO}{short} > {budget}
   and {CALLS}{long} >= scalar({MINIMUM})
+  and {CALLS}5m offset {short}
 )"""
 
 
