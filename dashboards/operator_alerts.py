@@ -11,7 +11,7 @@ from dashboards.rules import Alert, Group
 from dashboards.server_alerts import condition
 
 _BY: Final = "by (namespace, job)"
-_DASHBOARD: Final = "d/outrigger-operator?var-namespace={{ $labels.namespace }}"
+_DASHBOARD: Final = "d/outrigger-operator?var-job={{ $labels.job }}"
 _LEADER: Final = "outrigger_operator_leader"
 
 GROUPS: Final = (

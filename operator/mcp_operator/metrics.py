@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -64,6 +64,7 @@ class OperatorMetrics:
             registry=self.registry,
         )
         self.registry.register(_Catalogue(self))
+        ProcessCollector(registry=self.registry)
 
     def scrape(self) -> bytes:
         """Text exposition, version 0.0.4."""

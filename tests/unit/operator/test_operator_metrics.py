@@ -58,6 +58,7 @@ def test_values_are_read_at_the_scrape() -> None:
         f'build_info{{version="{__version__}"}} 1.0',
     ):
         assert PREFIX + line in scraped
+    assert any(line.startswith("process_resident_memory_bytes ") for line in scraped)
 
 
 def test_who_does_not_lead_says_nothing_of_mcpservers() -> None:
