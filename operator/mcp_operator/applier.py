@@ -277,10 +277,13 @@ class Applier:
             await self._claim(key, server.uid, resource_of(manifest), place)
             server.claimed.add(place)
 
-    async def prune(self, key: Key, manifests: Iterable[Manifest], owned: Owned) -> int:
+    async def prune(
+        self, key: Key, manifests: Iterable[Manifest], owned: Owned, *, spare_accounts: bool = False
+    ) -> int:
         """Delete what is owned and no longer wanted. A ConfigMap stays while a ReplicaSet refers to it.
 
         Which do is known once the watches have told of the ReplicaSet of the newest Deployment: until then all stay.
+        `spare_accounts`: the Deployment keeps pods of before, which need their ServiceAccount.
         """
         wanted = {_place(manifest) for manifest in manifests}
         server = self._servers.get(key)
@@ -292,6 +295,8 @@ class Applier:
             if (kind, name) in wanted or view.deleting:
                 continue
             if kind == CONFIG_MAPS.kind and (not told or name in kept):
+                continue
+            if kind == SERVICE_ACCOUNTS.kind and spare_accounts:
                 continue
             resource = _RESOURCES.get(kind)
             if resource is not None:

@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
+from mcp_operator.desired.metadata import CHECKSUM_ANNOTATION
+from mcp_operator.desired.provenance import PROVENANCE_ANNOTATION, Provenance
 from mcp_operator.observed_metadata import (
-    SERVER_LABEL,
     ChildView,
     ConditionView,
     Object,
@@ -22,10 +24,10 @@ from mcp_operator.observed_metadata import (
     applied,
     conditions_of,
     end,
+    identity,
     items,
     mapping,
     number,
-    owner_of,
     start,
     text,
     word,
@@ -46,7 +48,6 @@ __all__ = [
 
 CONFIG_HASH_ANNOTATION = "outrigger.dev/config-hash"
 REVISION_ANNOTATION = "deployment.kubernetes.io/revision"
-ENVIRONMENT_CHECKSUM_ANNOTATION = "outrigger.dev/environment-checksum"
 TEMPLATE_HASH_LABEL = "pod-template-hash"
 CONFIG_VOLUME = "config"
 HOME_VOLUME = "home"
@@ -84,6 +85,8 @@ class DeploymentView:
     """The ConfigMap that the pod template mounts as its configuration."""
     image: str
     """Of the sidecar in the pod template."""
+    provenance: Provenance | None
+    """Of the pod template; None where no operator that tells applied it."""
     runs_command: bool
     """Whether the sidecar's container runs the server's command, which needs another image."""
     environment_checksum: str
@@ -95,32 +98,22 @@ class DeploymentView:
         """The view of a Deployment."""
         meta, spec, status = mapping(obj, "metadata"), mapping(obj, "spec"), mapping(obj, "status")
         template = mapping(spec, "template")
-        pod_spec = mapping(template, "spec")
-        child = ChildView.of(obj)
         return cls(
-            namespace=child.namespace,
-            name=child.name,
-            uid=child.uid,
-            server=child.server,
-            owner=child.owner,
-            generation=child.generation,
-            applied=child.applied,
-            deleting=child.deleting,
+            **identity(meta),
+            generation=number(meta, "generation"),
+            applied=applied(meta),
             observed_generation=number(status, "observedGeneration"),
             paused=spec.get("paused") is True,
-            revision=_revision(meta),
             wanted=number(spec, "replicas", 1),
             replicas=number(status, "replicas"),
             updated=number(status, "updatedReplicas"),
             ready=number(status, "readyReplicas"),
             available=number(status, "availableReplicas"),
-            template=template_hash(template),
-            config_map=_config_map(pod_spec),
-            image=_image(pod_spec),
-            runs_command=any(volume.get("name") == HOME_VOLUME for volume in items(pod_spec, "volumes")),
-            environment_checksum=text(
-                mapping(mapping(template, "metadata"), "annotations"), ENVIRONMENT_CHECKSUM_ANNOTATION
+            **_pods(meta, template),
+            runs_command=any(
+                volume.get("name") == HOME_VOLUME for volume in items(mapping(template, "spec"), "volumes")
             ),
+            environment_checksum=text(mapping(mapping(template, "metadata"), "annotations"), CHECKSUM_ANNOTATION),
             conditions=conditions_of(status),
         )
 
@@ -156,6 +149,7 @@ class ReplicaSetView:
     config_map: str
     image: str
     """Of the sidecar in the pod template."""
+    provenance: Provenance | None
     conditions: tuple[ConditionView, ...]
 
     @classmethod
@@ -163,21 +157,13 @@ class ReplicaSetView:
         """The view of a ReplicaSet."""
         meta, spec, status = mapping(obj, "metadata"), mapping(obj, "spec"), mapping(obj, "status")
         return cls(
-            namespace=word(meta, "namespace"),
-            name=text(meta, "name"),
-            uid=word(meta, "uid"),
-            server=word(mapping(meta, "labels"), SERVER_LABEL),
-            owner=owner_of(meta),
-            deleting="deletionTimestamp" in meta,
+            **identity(meta),
             created=text(meta, "creationTimestamp"),
-            revision=_revision(meta),
             wanted=number(spec, "replicas", 1),
             replicas=number(status, "replicas"),
             ready=number(status, "readyReplicas"),
             available=number(status, "availableReplicas"),
-            template=template_hash(mapping(spec, "template")),
-            config_map=_config_map(mapping(mapping(spec, "template"), "spec")),
-            image=_image(mapping(mapping(spec, "template"), "spec")),
+            **_pods(meta, mapping(spec, "template")),
             conditions=conditions_of(status),
         )
 
@@ -248,19 +234,14 @@ class PodView:
         meta, spec, status = mapping(obj, "metadata"), mapping(obj, "spec"), mapping(obj, "status")
         conditions = conditions_of(status)
         return cls(
-            namespace=word(meta, "namespace"),
-            name=text(meta, "name"),
-            uid=text(meta, "uid"),
-            server=word(mapping(meta, "labels"), SERVER_LABEL),
-            owner=owner_of(meta),
-            deleting="deletionTimestamp" in meta,
+            **identity(meta),
             created=word(meta, "creationTimestamp"),
             phase=word(status, "phase"),
             reason=word(status, "reason"),
             message=start(status, "message"),
             ip=text(status, "podIP"),
             admin_port=_admin_port(spec),
-            config_map=_config_map(spec),
+            config_map=config_map_of(obj),
             config_hash=word(mapping(meta, "annotations"), CONFIG_HASH_ANNOTATION),
             ready=any(each.type == "Ready" and each.status == "True" for each in conditions),
             conditions=tuple(each for each in conditions if each.status != "True"),
@@ -289,6 +270,18 @@ def template_hash(template: Object) -> str:
     return blake2b(found.encode(), digest_size=8).hexdigest()
 
 
+def _pods(meta: Object, template: Object) -> dict[str, Any]:
+    """What is kept of the pod template of an object with this metadata."""
+    pod_spec = mapping(template, "spec")
+    return {
+        "revision": _revision(meta),
+        "template": template_hash(template),
+        "config_map": config_map_of(template),
+        "image": _image(pod_spec),
+        "provenance": Provenance.parse(word(mapping(meta, "annotations"), PROVENANCE_ANNOTATION)),
+    }
+
+
 def _container(status: Object, init: bool) -> ContainerView:
     state = mapping(status, "state")
     waiting = mapping(state, "waiting")
@@ -315,8 +308,9 @@ def _container(status: Object, init: bool) -> ContainerView:
     )
 
 
-def _config_map(pod_spec: Object) -> str:
-    for volume in items(pod_spec, "volumes"):
+def config_map_of(pod: Object) -> str:
+    """The ConfigMap that a pod, or the pods of a template, mount as their configuration."""
+    for volume in items(mapping(pod, "spec"), "volumes"):
         if volume.get("name") == CONFIG_VOLUME:
             return word(mapping(volume, "configMap"), "name")
     return ""

@@ -60,16 +60,19 @@ class ChildView:
     def of(cls, obj: Object) -> ChildView:
         """The view of any object with metadata."""
         meta = mapping(obj, "metadata")
-        return cls(
-            namespace=word(meta, "namespace"),
-            name=text(meta, "name"),
-            uid=text(meta, "uid"),
-            server=word(mapping(meta, "labels"), SERVER_LABEL),
-            owner=owner_of(meta),
-            generation=number(meta, "generation"),
-            applied=applied(meta),
-            deleting="deletionTimestamp" in meta,
-        )
+        return cls(**identity(meta), generation=number(meta, "generation"), applied=applied(meta))
+
+
+def identity(meta: Object) -> dict[str, Any]:
+    """The fields that every view of an object has, by their names."""
+    return {
+        "namespace": word(meta, "namespace"),
+        "name": text(meta, "name"),
+        "uid": word(meta, "uid"),
+        "server": word(mapping(meta, "labels"), SERVER_LABEL),
+        "owner": owner_of(meta),
+        "deleting": "deletionTimestamp" in meta,
+    }
 
 
 def applied(meta: Object) -> str:

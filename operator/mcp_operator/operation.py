@@ -37,7 +37,7 @@ from mcp_operator.session_key import SessionKeys
 from mcp_operator.sidecar_status import StatusPoller
 from mcp_operator.status_writer import StatusWriter
 from mcp_operator.store import Key, Store
-from mcp_operator.turns import ImageTurns
+from mcp_operator.turns import PodTurns
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Operation:
             ),
             session_keys=SessionKeys(client, clock=clock),
             reports=self._reports,
-            turns=ImageTurns(self._rollouts, self.store, self.inventory, self._settings.images, self._mark),
+            turns=PodTurns(self._rollouts, self.store, self.inventory, self._settings.images, self._mark),
             statuses=self._statuses,
             settings=self._settings,
             clock=clock,

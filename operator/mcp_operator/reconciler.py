@@ -15,19 +15,21 @@ from typing import Any, Protocol
 
 from mcp_operator.api.v1alpha1 import MCPServer, parse
 from mcp_operator.applier import Applier, Outcome
-from mcp_operator.desired import Cluster, Desired, Images, desired, process_references, session_secret
+from mcp_operator.desired import Cluster, Desired, Images, session_secret
 from mcp_operator.errors import KubeError, NameConflict, Problem, SpecError
 from mcp_operator.inventory import Inventory, Owned
 from mcp_operator.kube.resources import MCP_SERVERS, PODS, Resource
 from mcp_operator.observed import CONFIG_HASH_ANNOTATION
+from mcp_operator.plans import Basis, Plans
 from mcp_operator.pod_reports import PodReports
-from mcp_operator.references import References, Resolution, digest
+from mcp_operator.pod_templates import PodTemplates
+from mcp_operator.references import References
 from mcp_operator.session_key import SessionKeys
 from mcp_operator.sidecar_status import SidecarReport
 from mcp_operator.status import Facts, build
 from mcp_operator.status_writer import Confirm, Gone, StatusWriter
 from mcp_operator.store import Entry, Key, Store
-from mcp_operator.turns import ImageTurns
+from mcp_operator.turns import PodTurns, Turned
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +73,6 @@ class _Memory:
     uid: str
     generation: int = 0
     cluster_ips: tuple[str, ...] = ()
-    revision: str = ""
 
 
 @dataclass(slots=True)
@@ -111,7 +112,7 @@ class Reconciler:
         references: References,
         session_keys: SessionKeys,
         reports: PodReports,
-        turns: ImageTurns,
+        turns: PodTurns,
         statuses: StatusWriter,
         settings: ReconcilerSettings,
         clock: Callable[[], float],
@@ -122,7 +123,7 @@ class Reconciler:
         self._store = store
         self._inventory = inventory
         self._applier = applier
-        self._references = references
+        self._plans = Plans(references, PodTemplates(client))
         self._session_keys = session_keys
         self._reports = reports
         self._turns = turns
@@ -202,43 +203,51 @@ class Reconciler:
         session_key = await self._session_key(this, server)
         if this.memory.generation != this.entry.generation:
             this.memory.generation = this.entry.generation
-            self._references.expect_changes(this.key)  # somebody works on it
-        images, turn = self._turns.take(this.key, server, this.owned)
+            self._plans.expect_changes(this.key)  # somebody works on it
+        basis = Basis(this.key, server, this.owned, session_key)
+        wanted, resolution = await self._plans.of(basis, self._cluster(this), self.settings.images)
+        turned = self._turns.take(this.key, server, this.owned, wanted)
         try:
-            this.facts = replace(this.facts, turn=turn)
-            await self._apply(this, server, images, session_key)
+            this.facts = replace(
+                this.facts,
+                turn=turned.turn,
+                stopper=turned.failed,
+                needs_references=bool(wanted.references),
+                missing=resolution.missing,
+                versions=resolution.versions,
+            )
+            if resolution.read_again is not None:
+                this.again = min(this.again, resolution.read_again)
+            await self._apply(this, basis, wanted, turned)
         finally:
             self._turns.settle(this.key, server, this.applied)
 
-    async def _apply(self, this: _Pass, server: MCPServer, images: Images, session_key: bytes) -> None:
+    async def _apply(self, this: _Pass, basis: Basis, wanted: Desired, turned: Turned) -> None:
         key, owned = this.key, this.owned
-        wanted, resolution = await self._desired(this, server, images, session_key)
+        wanted = await self._plans.turned(basis, self._cluster(this), wanted, turned)
         this.facts = replace(
             this.facts,
             problems=wanted.problems,
             url=wanted.url,
             selector=wanted.selector,
             config_hash=wanted.config_hash,
-            needs_references=bool(wanted.references),
-            missing=resolution.missing,
-            versions=resolution.versions,
+            config_waits=wanted.config_waits,
         )
-        if resolution.read_again is not None:
-            this.again = min(this.again, resolution.read_again)
         if wanted.problems:
             return
         found = await self._applier.apply_service(key, this.entry.uid, wanted.manifests, owned, this.confirm)
         if found and found != this.memory.cluster_ips:
             # The addresses of its own Service are among the allowed hosts, so the config comes after it.
             this.memory.cluster_ips = found
-            wanted, _ = await self._desired(this, server, images, session_key)
+            wanted, _ = await self._plans.of(basis, self._cluster(this), self.settings.images)
+            wanted = await self._plans.turned(basis, self._cluster(this), wanted, turned)
             this.facts = replace(this.facts, config_hash=wanted.config_hash)
         this.outcome = await self._applier.apply(key, this.entry.uid, wanted.manifests, owned, this.confirm)
         if this.outcome.deployed:
-            this.applied = images
+            this.applied = turned.images
         await self._refresh_pods(key, wanted, owned, this.outcome.config_replaced)
         if this.outcome.refused is None:
-            await self._applier.prune(key, wanted.manifests, owned)
+            await self._applier.prune(key, wanted.manifests, owned, spare_accounts=turned.holds)
 
     def _parse(self, entry: Entry) -> MCPServer:
         server = parse(dict(entry.manifest))
@@ -265,31 +274,8 @@ class Reconciler:
         manifest, uid = session_secret(server), server.metadata.uid
         return await self._session_keys.ensure(this.key, manifest, uid, this.confirm, soon=waiting)
 
-    async def _desired(
-        self, this: _Pass, server: MCPServer, images: Images, session_key: bytes
-    ) -> tuple[Desired, Resolution]:
-        cluster = replace(self.settings.cluster, cluster_ips=this.memory.cluster_ips)
-        wanted = desired(server, cluster, images)
-        resolution = await self._references.resolve(this.key, wanted.references, session_key)
-        checksum = resolution.checksum
-        in_environment = {(each.kind, each.name, each.key) for each in wanted.references if each.in_environment}
-        missing = any((each.kind, each.name, each.key) in in_environment for each in resolution.missing)
-        if this.owned.deployment is not None and in_environment and (missing or not session_key):
-            # Pods that work are not replaced by pods that cannot start, nor since we cannot tell what changed.
-            checksum = this.owned.deployment.environment_checksum or checksum
-        revision = self._revision(this, server, resolution)
-        if not checksum and not revision:
-            return wanted, resolution
-        return desired(server, cluster, images, checksum=checksum, revision=revision), resolution
-
-    @staticmethod
-    def _revision(this: _Pass, server: MCPServer, resolution: Resolution) -> str:
-        """Stands for the values that the bridge reads. While one is missing, processes that work are not replaced."""
-        references = process_references(server)
-        read = {(each.kind, each.name, each.key) for each in references}
-        if not any((each.kind, each.name, each.key) in read for each in resolution.missing):
-            this.memory.revision = digest(resolution.versions, references)
-        return this.memory.revision
+    def _cluster(self, this: _Pass) -> Cluster:
+        return replace(self.settings.cluster, cluster_ips=this.memory.cluster_ips)
 
     def _confirmation(self, key: Key, entry: Entry) -> Confirm:
         """What is awaited before a write on the word of an old entry: does the MCPServer still exist, is it the same?
@@ -313,7 +299,7 @@ class Reconciler:
     async def _refresh_pods(self, key: Key, wanted: Desired, owned: Owned, replaced: bool) -> None:
         """Make the kubelet look at the ConfigMap now: it does when the annotations of a pod change."""
         reports = self._reports.of(key)
-        for pod in owned.pods:
+        for pod in () if wanted.config_waits else owned.pods:
             if pod.config_map != wanted.config_map or pod.config_hash == wanted.config_hash or pod.deleting:
                 continue
             report = reports.get(pod.uid)
@@ -332,7 +318,10 @@ class Reconciler:
         if not owned.pods:
             self._reports.forget(key)
             return
-        good = {condition["type"] for condition in status.get("conditions", ()) if condition["status"] == "True"}
+        found = {condition["type"]: condition for condition in status.get("conditions", ())}
+        good = {kind for kind, condition in found.items() if condition["status"] == "True"}
+        if found.get("ConfigApplied", {}).get("reason") == "WaitingForTurn":
+            good.add("ConfigApplied")  # that takes as long as it takes
         settled = {"Ready", "ServerReachable", "ConfigApplied", "SecretsResolved"} <= good
         self._reports.follow(key, settled=settled)
         answers = self._reports.of(key)
@@ -344,7 +333,7 @@ class Reconciler:
             log.info("MCPServer %s/%s is gone", *key)
         self._statuses.forget(key)
         self._applier.forget(key)
-        self._references.forget(key)
+        self._plans.forget(key)
         self._session_keys.forget(key)
         self._reports.forget(key)
         self._turns.forget(key)

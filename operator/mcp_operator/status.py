@@ -72,6 +72,10 @@ class Facts:
     pods: Sequence[PodView] = ()
     reports: Reports = field(default_factory=dict)
     turn: Turn = "Go"
+    stopper: tuple[str, str] | None = None
+    """Namespace and name of the MCPServer that failed, where the turn is `Stopped`."""
+    config_waits: bool = False
+    """The newest configuration is for the pods that come with the turn."""
 
 
 def build(facts: Facts) -> dict[str, Any]:
@@ -180,7 +184,7 @@ def _ready(
         return Finding("Ready", "NoReplicasAvailable", f"none of {deployment.wanted} replicas is available")
     serving = f"serving at {facts.url}" if facts.url is not None else "serving"
     if facts.turn != "Go":
-        return Finding("Ready", "RolloutWaiting", f"{serving}, with the sidecar image of before")
+        return Finding("Ready", "RolloutWaiting", f"{serving}, with the pods of the operator's version before")
     return Finding("Ready", "Ready", serving)
 
 
@@ -223,9 +227,11 @@ def _progressing(facts: Facts, rollout: _Rollout, blocked: Finding | None) -> Fi
         return Finding("Progressing", "NotYetKnown", "the Deployment was just made")
     if rollout.done:
         if facts.turn == "Wait":
-            return Finding("Progressing", "WaitingForTurn", "the new sidecar image follows when it is this one's turn")
+            message = "the pods of the operator's new version follow when it is this one's turn"
+            return Finding("Progressing", "WaitingForTurn", message)
         if facts.turn == "Stopped":
-            message = "the new sidecar image failed with another MCPServer, so it is not rolled out further"
+            which = "MCPServer {}/{}".format(*facts.stopper) if facts.stopper is not None else "another MCPServer"
+            message = f"the pods of the new version failed with {which}, so they are not rolled out further"
             return Finding("Progressing", "FleetStopped", message)
         return Finding("Progressing", "RolloutComplete", f"{deployment.wanted} replicas of the newest spec are wanted")
     if deployment.paused:
@@ -283,6 +289,9 @@ def _config(facts: Facts, before: Mapping[str, Mapping[str, Any]], found: Asked,
         return Finding("ConfigApplied", "Blocked", f"the newest spec is not applied ({blocked.reason})")
     if facts.config_hash is None:
         return Finding("ConfigApplied", "NotYetKnown", "the configuration was not computed yet")
+    if facts.config_waits:
+        message = "the new configuration comes with the pods of the operator's new version"
+        return Finding("ConfigApplied", "WaitingForTurn", message)
     if found.unasked and facts.previous.get("configHash") != facts.config_hash:
         return Finding("ConfigApplied", "NotYetKnown", "the sidecars were not asked yet")
     return _carried("ConfigApplied", facts, before, found) or config_applied(found, facts.config_hash)

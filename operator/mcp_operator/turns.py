@@ -1,23 +1,39 @@
-"""Which sidecar image the pods of an MCPServer get now: the new one, or while others have their turn that of before.
+"""Which pods an MCPServer gets now: those of this version of the operator, or while others have their turn its own.
 
-Joins what is seen of Deployments to the order of the fleet (`rollouts`). The image of before is the one that we applied
-last; only a new process, which does not remember, takes it from the Deployment.
+Joins what is seen of Deployments to the order of the fleet (`rollouts`). A turn is needed where the operator alone
+would change the pods: another image of the sidecar, or another template from the same fields of the user's
+(`Provenance`). Then everything of the pods stays as it is. What the user changes rolls at once, as this version renders
+it, but with the image of before: a new image that is broken must not hold it up. The image of before is the one that we
+applied last; only a new process, which does not remember, takes it from the Deployment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from mcp_operator.api.v1alpha1 import MCPServer
-from mcp_operator.desired import Images
+from mcp_operator.desired import Desired, Images
 from mcp_operator.desired.containers import main_image, runs_command
 from mcp_operator.inventory import Inventory, Owned
 from mcp_operator.rollouts import FleetRollout, Turn, serving, state_of, upgrading
 from mcp_operator.store import Key, Store
 
 
-class ImageTurns:
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """Whose turn it is."""
+
+    turn: Turn
+    images: Images
+    """To render pods with."""
+    holds: bool = False
+    """The whole pod template stays as it is."""
+    failed: Key | None = None
+    """Which MCPServer holds up the fleet, where the turn is `Stopped`."""
+
+
+class PodTurns:
     """Of all MCPServers. `look_again` is called with those whose turn may have come."""
 
     def __init__(
@@ -48,16 +64,20 @@ class ImageTurns:
             replaces = upgrading(deployment, owned.replica_sets)
             self._look_again(self._rollouts.observe(key, state_of(deployment), upgrading=replaces))
 
-    def take(self, key: Key, server: MCPServer, owned: Owned) -> tuple[Images, Turn]:
-        """The images to apply now. `settle` must follow."""
+    def take(self, key: Key, server: MCPServer, owned: Owned, wanted: Desired) -> Turned:
+        """What to apply now. `wanted` is what this version of the operator makes of it. `settle` must follow."""
         deployment, images = owned.deployment, self._images
         if deployment is None:
-            return images, "Go"
+            return Turned("Go", images)
         if deployment.runs_command != runs_command(server):
-            return images, "Go"  # another image by the user's will, and the one of before would not do
+            return Turned("Go", images)  # another image by the user's will, and the one of before would not do
+        before, new = deployment.provenance, wanted.provenance
+        if before is not None and before.template == new.template:
+            return Turned("Go", images)
+        holds = before is not None and before.user == new.user
         running = self._applied.get(key) or deployment.image
-        if running in ("", images.sidecar, images.sidecar_runtime):
-            return images, "Go"
+        if not holds and running in ("", images.sidecar, images.sidecar_runtime):
+            return Turned("Go", images)
         if not self._rollouts_known:
             # What an earlier leader began has its places before anybody else gets one.
             self._rollouts_known = True
@@ -67,8 +87,10 @@ class ImageTurns:
         turn = self._rollouts.turn(key, serving=serving(deployment, owned.replica_sets))
         if turn == "Go":
             self._taken.add(key)
-            return images, turn
-        return replace(images, sidecar=running, sidecar_runtime=running), turn
+            return Turned(turn, images)
+        if running:
+            images = replace(images, sidecar=running, sidecar_runtime=running)
+        return Turned(turn, images, holds, self._rollouts.stopper if turn == "Stopped" else None)
 
     def settle(self, key: Key, server: MCPServer, images: Images | None) -> None:
         """The pass is over. `images`: those of the Deployment that stands now, None where it was not applied.

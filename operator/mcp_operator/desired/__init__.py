@@ -7,7 +7,9 @@ reconciler's part.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from mcp_operator.api.v1alpha1 import MCPServer
 from mcp_operator.desired.autoscaling import autoscaler
@@ -15,7 +17,7 @@ from mcp_operator.desired.cluster import Cluster, Images
 from mcp_operator.desired.config import config
 from mcp_operator.desired.config_map import config_hash, config_map, config_map_name, config_text
 from mcp_operator.desired.containers import main_image
-from mcp_operator.desired.deployment import deployment, service_account
+from mcp_operator.desired.deployment import deployment, service_account, with_template
 from mcp_operator.desired.disruption import disruption_budget
 from mcp_operator.desired.metadata import Manifest, labels, selector, selector_labels
 from mcp_operator.desired.monitoring import pod_monitor
@@ -23,6 +25,7 @@ from mcp_operator.desired.needs import Reference, environment_references, proces
 from mcp_operator.desired.network_policy import network_policy
 from mcp_operator.desired.pod import pod_template
 from mcp_operator.desired.problems import problems
+from mcp_operator.desired.provenance import Provenance, provenance
 from mcp_operator.desired.service import service, url
 from mcp_operator.desired.session import session_secret, session_secret_key, session_secret_name
 from mcp_operator.errors import Problem
@@ -32,6 +35,7 @@ __all__ = [
     "Desired",
     "Images",
     "Manifest",
+    "Provenance",
     "Reference",
     "desired",
     "environment_references",
@@ -66,6 +70,28 @@ class Desired:
     """Selector of the pods as text, for the scale subresource."""
     problems: tuple[Problem, ...]
     """Why it cannot work as it is written; with any, the manifests are not to be applied."""
+    provenance: Provenance
+    """Of the pod template."""
+    config_waits: bool = False
+    """The pods keep a ConfigMap that this operator would write otherwise, so it is left as it is."""
+
+    def holding(self, template: Mapping[str, Any], config_map: str, provenance: Provenance) -> Desired:
+        """The same with the pod template of before, which mounts `config_map`.
+
+        A ConfigMap of another name is for other pods: those of before must not see their part of it change.
+        """
+        waits = config_map != self.config_map
+        return replace(
+            self,
+            manifests=tuple(
+                with_template(each, template, provenance) if each["kind"] == "Deployment" else each
+                for each in self.manifests
+                if not (waits and each["kind"] == "ConfigMap")
+            ),
+            config_map=config_map,
+            provenance=provenance,
+            config_waits=waits,
+        )
 
 
 def desired(server: MCPServer, cluster: Cluster, images: Images, *, checksum: str = "", revision: str = "") -> Desired:
@@ -78,6 +104,8 @@ def desired(server: MCPServer, cluster: Cluster, images: Images, *, checksum: st
     whole = config(server, cluster, revision)
     text = config_text(whole)
     name = config_map_name(server, main_image(server, images))
+    template = pod_template(server, images, name, checksum)
+    origin = provenance(server, template, checksum)
     wanted = (
         service_account(server),
         config_map(server, name, text),
@@ -86,7 +114,7 @@ def desired(server: MCPServer, cluster: Cluster, images: Images, *, checksum: st
         disruption_budget(server),
         autoscaler(server),
         pod_monitor(server, cluster),
-        deployment(server, pod_template(server, images, name, checksum)),
+        deployment(server, template, origin),
     )
     return Desired(
         manifests=tuple(manifest for manifest in wanted if manifest is not None),
@@ -98,4 +126,5 @@ def desired(server: MCPServer, cluster: Cluster, images: Images, *, checksum: st
         url=url(server, cluster),
         selector=selector(server),
         problems=problems(server, cluster, whole),
+        provenance=origin,
     )

@@ -6,11 +6,13 @@ rollout with a wrong image or a broken secret never replaces pods that work.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mcp_operator.api.v1alpha1 import MCPServer
 from mcp_operator.desired.metadata import Manifest, manifest, selector_labels
 from mcp_operator.desired.pod import service_account_name
+from mcp_operator.desired.provenance import PROVENANCE_ANNOTATION, Provenance
 
 PROGRESS_DEADLINE_SECONDS = 600
 """After which a rollout without progress counts as failed. It does not follow `timeouts.startTimeout`, which may change
@@ -20,10 +22,10 @@ REVISION_HISTORY_LIMIT = 5
 """Old ReplicaSets, and so the old configs, that a rollback can go to."""
 
 
-def deployment(server: MCPServer, template: dict[str, Any]) -> Manifest:
+def deployment(server: MCPServer, template: dict[str, Any], provenance: Provenance) -> Manifest:
     """The Deployment `<name>`. With autoscaling too `replicas` is set: the autoscaler writes that of the MCPServer."""
     return {
-        **manifest(server, "apps/v1", "Deployment"),
+        **manifest(server, "apps/v1", "Deployment", annotations={PROVENANCE_ANNOTATION: provenance.text}),
         "spec": {
             "replicas": server.spec.replicas,
             "selector": {"matchLabels": selector_labels(server)},
@@ -33,6 +35,17 @@ def deployment(server: MCPServer, template: dict[str, Any]) -> Manifest:
             "revisionHistoryLimit": REVISION_HISTORY_LIMIT,
             "template": template,
         },
+    }
+
+
+def with_template(deployment: Manifest, template: Mapping[str, Any], provenance: Provenance) -> Manifest:
+    """A Deployment like `deployment` with another pod template."""
+    metadata = deployment["metadata"]
+    annotations = {**metadata["annotations"], PROVENANCE_ANNOTATION: provenance.text}
+    return {
+        **deployment,
+        "metadata": {**metadata, "annotations": annotations},
+        "spec": {**deployment["spec"], "template": template},
     }
 
 

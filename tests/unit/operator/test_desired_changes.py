@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from changed_fields import LEAVES, changed, computed
-from desired_goldens import CLUSTER, IMAGES, NAMES, manifest, object_of
+from desired_goldens import CLUSTER, IMAGES, NAMES, manifest, object_of, wanted
 from mcp_operator.api.v1alpha1 import parse
 from mcp_operator.desired import Desired, desired
 
@@ -29,8 +29,12 @@ def test_change_does_what_the_reference_says(path: str) -> None:
     if LEAVES[path].change == "Live":
         assert template(after) == template(before)
         assert after.config_map == before.config_map
+        assert after.provenance == before.provenance
     else:
         assert template(after) != template(before)
+        # whose change it is must show, or it would wait for a turn of the fleet
+        assert after.provenance.user != before.provenance.user
+        assert after.provenance.template != before.provenance.template
 
 
 @pytest.mark.parametrize("path", LEAVES)
@@ -89,6 +93,7 @@ def test_a_new_token_of_a_mounted_file_is_live_and_a_new_file_rolls() -> None:
     before = spec_of("remote")
     same_file = spec_of("remote", front={**front, "tokens": [*tokens, {**tokens[0], "name": "third"}]})
     assert (template(same_file), same_file.config_map) == (template(before), before.config_map)
+    assert same_file.provenance == before.provenance
     other = {"name": "third", "secretKeyRef": {"name": "callers", "key": "third"}}
     new_file = spec_of("remote", front={**front, "tokens": [*tokens, other]})
     assert template(new_file) != template(before)
@@ -100,4 +105,28 @@ def test_values_in_the_environment_roll_the_pods_and_files_do_not(name: str) -> 
     server = parse(manifest(name))
     one, two = (desired(server, CLUSTER, IMAGES, checksum=checksum) for checksum in ("a" * 12, "b" * 12))
     assert (template(one) != template(two)) == any(each.in_environment for each in one.references) == (name == "http")
+    assert (one.provenance.user != two.provenance.user) == (name == "http")
     assert one.config_map == two.config_map
+
+
+def test_what_the_user_decides_is_told_alike_by_every_version() -> None:
+    """Where one of these changes, an upgrade of the operator rolls the whole fleet at once: think of a default that is
+    not what it was, of a field that rolls and did not."""
+    assert {name: wanted(name).provenance.user for name in NAMES} == {
+        "autoscaled": "22abf86d6105",
+        "everything": "95bec2635e08",
+        "http": "6bf240e0231c",
+        "remote": "e656fa38f837",
+        "stdio": "d463e6f4a447",
+        "stdio-image": "13f779d3ad5b",
+        "stdio-secrets": "db861174b441",
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_upgrade_is_no_change_of_the_users(name: str) -> None:
+    server = parse(manifest(name))
+    newer = type(IMAGES)(sidecar="s:2", sidecar_runtime="r:2", pull_policy="Always", pull_secrets=("other",))
+    one, two = desired(server, CLUSTER, IMAGES), desired(server, CLUSTER, newer)
+    assert one.provenance.user == two.provenance.user
+    assert one.provenance.template != two.provenance.template

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +25,7 @@ from mcp_operator.session_key import SessionKeys
 from mcp_operator.sidecar_status import SidecarReport, parse
 from mcp_operator.status_writer import StatusWriter
 from mcp_operator.store import Store
-from mcp_operator.turns import ImageTurns
+from mcp_operator.turns import PodTurns
 from played_cluster import PlayedCluster
 
 KEY = ("team", "search")
@@ -48,7 +49,9 @@ def secret(name: str, **values: str) -> dict[str, Any]:
 class Operator:
     """A reconciler with its real parts over a played cluster. Nobody asks sidecars but the test."""
 
-    def __init__(self, cluster: PlayedCluster, *, version: str = "1", limit: int = 1, **settings: Any) -> None:
+    def __init__(
+        self, cluster: PlayedCluster, *, version: str = "1", limit: int = 1, pull_policy: str = "", **settings: Any
+    ) -> None:
         self.cluster = cluster
         self.now = 1000.0
         self.marked: set[tuple[str, str]] = set()
@@ -71,8 +74,8 @@ class Operator:
         self.statuses = StatusWriter(cluster, self, clock=self.clock)
         self.references = References(cluster, clock=self.clock, rng=lambda: 0.5)
         self.fleet: FleetRollout[tuple[str, str]] = FleetRollout(limit)
-        images = Images(f"o/sidecar:{version}", f"o/sidecar-runtime:{version}")
-        self.turns = ImageTurns(self.fleet, self.store, self.inventory, images, self.marked.update)
+        images = Images(f"o/sidecar:{version}", f"o/sidecar-runtime:{version}", pull_policy)
+        self.turns = PodTurns(self.fleet, self.store, self.inventory, images, self.marked.update)
         self.reconciler = Reconciler(
             client=cluster,
             store=self.store,
@@ -133,7 +136,8 @@ class Operator:
         deployment = self.object("Deployment", name)
         template, meta = deployment["spec"]["template"], deployment["metadata"]
         image = template["spec"]["containers"][0]["image"].replace("/", "-").replace(":", "-")
-        place = f"{name}-{image}-{template['spec']['volumes'][0]['configMap']['name'][-4:]}"
+        policy = template["spec"]["containers"][0].get("imagePullPolicy", "")
+        place = f"{name}-{image}{policy}-{template['spec']['volumes'][0]['configMap']['name'][-4:]}"
         for kind, each, which in list(self.cluster.objects):
             if kind == "ReplicaSet" and which.startswith(f"{name}-") and serving:
                 self.cluster.objects[kind, each, which]["status"] = {}
@@ -148,7 +152,10 @@ class Operator:
                     "ownerReferences": [
                         {"kind": "Deployment", "name": name, "uid": meta["uid"], "controller": True},
                     ],
-                    "annotations": {"deployment.kubernetes.io/revision": str(meta["generation"])},
+                    "annotations": {
+                        **meta.get("annotations", {}),
+                        "deployment.kubernetes.io/revision": str(meta["generation"]),
+                    },
                 },
                 "spec": {"replicas": 1, "template": copy.deepcopy(template)},
                 "status": {"replicas": 1, "availableReplicas": int(serving), "readyReplicas": int(serving)},
@@ -639,7 +646,7 @@ async def fleet(cluster: PlayedCluster, count: int, **settings: Any) -> Operator
     for _, name in keys:
         old.roll(name)
     await old.rest(*keys)
-    return Operator(cluster, version="2", **settings)
+    return Operator(cluster, **{"version": "2", **settings})
 
 
 def images(operator: Operator) -> list[str]:
@@ -720,3 +727,166 @@ async def test_a_paused_or_deleted_deployment_holds_no_place(cluster) -> None:
     operator.tell()
     await operator.rest(*operator.marked)
     assert images(operator)[-1] == "2"
+
+
+def template(operator: Operator, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = operator.object("Deployment", name)["spec"]["template"]
+    return found
+
+
+def policies(operator: Operator) -> list[str]:
+    """Of the sidecar in each Deployment."""
+    found = [template(operator, name) for name in operator.names("Deployment")]
+    return [each["spec"]["containers"][0].get("imagePullPolicy", "") for each in found]
+
+
+S0, S1 = ("team", "s0"), ("team", "s1")
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+async def test_one_that_waits_keeps_its_whole_pod_template(cluster, version) -> None:
+    """Be the image of the new version another or not: all that the operator alone would change takes turns."""
+    operator = await fleet(cluster, 2, version=version, pull_policy="Always")
+    before = copy.deepcopy(template(operator, "s1"))
+    await operator.rest(S0, S1)
+    assert policies(operator) == ["Always", ""]
+    assert template(operator, "s1") == before
+    assert operator.condition("Progressing", S1)[1] == "WaitingForTurn"
+    # everything else of it is applied at once
+    cluster.put(server("s1", http=HTTP, replicas=3, timeouts={"timeout": "7s"}))
+    await operator.rest(S1)
+    assert operator.object("Deployment", "s1")["spec"]["replicas"] == 3
+    assert template(operator, "s1") == before
+    assert (
+        "7s" in operator.object("ConfigMap", before["spec"]["volumes"][0]["configMap"]["name"])["data"]["config.json"]
+    )
+    # and its turn comes
+    operator.roll("s0")
+    operator.tell()
+    await operator.rest(*operator.marked)
+    assert policies(operator) == ["Always", "Always"]
+    assert images(operator) == [version, version]
+
+
+async def test_a_template_of_before_outlives_the_leader_and_is_asked_for_once(cluster) -> None:
+    operator = await fleet(cluster, 2, pull_policy="Always")
+    before = copy.deepcopy(template(operator, "s1"))
+    await operator.rest(S0, S1)
+    version = cluster.version
+    successor = Operator(cluster, version="2", pull_policy="Always")
+    await successor.rest(S0, S1)
+    assert cluster.version == version, "nothing to write"
+    assert template(successor, "s1") == before
+    assert successor.condition("Progressing", S1)[1] == "WaitingForTurn"
+    await successor.once(S1)
+    assert cluster.requests == []
+
+
+async def test_another_leader_knows_an_upgrade_that_leaves_the_image(cluster) -> None:
+    operator = await fleet(cluster, 2, version="1", pull_policy="Always")
+    await operator.rest(S0)
+    operator.roll("s0", serving=False)
+    successor = Operator(cluster, version="1", pull_policy="Always")
+    await successor.rest(S1)
+    assert policies(successor) == ["Always", ""]
+    assert successor.fleet.running == 1
+
+
+async def test_a_change_of_the_users_is_not_held_up_and_has_the_image_of_before(cluster) -> None:
+    operator = await fleet(cluster, 2, pull_policy="Always")
+    await operator.rest(S0, S1)
+    cluster.put(server("s1", http={**HTTP, "path": "/other"}, podTemplate={"labels": {"team": "ours"}}))
+    await operator.rest(S1)
+    assert template(operator, "s1")["metadata"]["labels"]["team"] == "ours"
+    assert images(operator) == ["2", "1"]
+    rolled = copy.deepcopy(template(operator, "s1"))
+    operator.roll("s1")
+    await operator.rest(S1)
+    assert template(operator, "s1") == rolled
+    assert operator.condition("Progressing", S1)[1] == "WaitingForTurn"
+    cluster.put(server("s1", http={**HTTP, "path": "/other"}))
+    await operator.rest(S1)
+    assert "team" not in template(operator, "s1")["metadata"]["labels"]
+
+
+async def test_a_changed_secret_of_one_that_waits_rolls_it(cluster) -> None:
+    variable = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "token", "key": "value"}}}
+    cluster.put(secret("token", value="a"))
+    old = Operator(cluster)
+    for name in ("s0", "s1"):
+        cluster.put(server(name, http={**HTTP, "env": [variable]}))
+    await old.rest(S0, S1)
+    old.roll("s0")
+    old.roll("s1")
+    operator = Operator(cluster, version="2", pull_policy="Always")
+    await operator.rest(S0, S1)
+    before = copy.deepcopy(template(operator, "s1"))
+    cluster.put(secret("token", value="b"))
+    operator.now += 400
+    await operator.rest(S1)
+    assert template(operator, "s1")["metadata"]["annotations"] != before["metadata"]["annotations"]
+    assert images(operator) == ["2", "1"]
+
+
+async def test_what_somebody_changes_of_pods_that_wait_is_put_right(cluster) -> None:
+    operator = await fleet(cluster, 2, pull_policy="Always")
+    await operator.rest(S0, S1)
+    before = copy.deepcopy(template(operator, "s1"))
+    changed = operator.object("Deployment", "s1")
+    changed["spec"]["template"]["spec"]["containers"][0]["image"] = "evil:9"
+    changed["metadata"]["managedFields"][0]["fieldsV1"] = {"f:less": {}}
+    changed["lastApplied"] = ""
+    cluster.put(changed)
+    await operator.rest(S1)
+    assert template(operator, "s1") == before
+
+
+async def test_pods_of_an_operator_that_did_not_tell_keep_their_image(cluster) -> None:
+    operator = await fleet(cluster, 2, pull_policy="Always")
+    for name in ("s0", "s1"):
+        del operator.object("Deployment", name)["metadata"]["annotations"]
+    await operator.rest(S0, S1)
+    assert images(operator) == ["2", "1"]
+    operator.roll("s1")
+    await operator.rest(S1)
+    assert operator.condition("Progressing", S1)[1] == "WaitingForTurn"
+
+
+async def test_pods_that_wait_do_not_see_the_fixed_part_of_a_new_configuration(cluster, monkeypatch) -> None:
+    operator = await fleet(cluster, 2)
+    name = template(operator, "s1")["spec"]["volumes"][0]["configMap"]["name"]
+    before = copy.deepcopy(operator.object("ConfigMap", name))
+    module = sys.modules["mcp_operator.desired.config_map"]
+    told = module.rolling
+    monkeypatch.setattr(module, "rolling", lambda server: told(server) | {"new": True})
+    await operator.rest(S0, S1)
+    assert operator.object("ConfigMap", name) == before
+    assert operator.condition("ConfigApplied", S1)[:2] == ("False", "WaitingForTurn")
+    assert operator.condition("Ready", S1)[:2] == ("True", "RolloutWaiting")
+    operator.roll("s0")
+    operator.tell()
+    await operator.rest(*operator.marked)
+    assert template(operator, "s1")["spec"]["volumes"][0]["configMap"]["name"] != name
+    assert operator.condition("ConfigApplied", S1)[1] != "WaitingForTurn"
+
+
+async def test_those_that_wait_say_for_whom_the_fleet_stopped(cluster) -> None:
+    operator = await fleet(cluster, 4, limit=2)
+    keys = [("team", f"s{number}") for number in range(4)]
+    await operator.rest(*keys)
+    for failing in ("s1", "s0"):
+        operator.roll(failing, serving=False)
+        found = operator.object("Deployment", failing)
+        found["status"]["conditions"] = [
+            {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+        ]
+        cluster.put(found, same_spec=True)
+    operator.tell()
+    await operator.rest(*operator.marked)
+    for waiting in keys[2:]:
+        assert operator.condition("Progressing", waiting)[1] == "FleetStopped"
+        assert "MCPServer team/s0," in operator.condition("Progressing", waiting)[2]
+    operator.roll("s0")
+    operator.tell()
+    await operator.rest(*operator.marked)
+    assert "MCPServer team/s1," in operator.condition("Progressing", keys[2])[2]
