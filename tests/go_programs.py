@@ -1,9 +1,9 @@
 """Programs that the Go module registry has the source of, found in the cache or built there.
 
-A module without a file of its own names them in a `tool` block and pins every source by hash (`go.mod`, `go.sum`). The
-cache is keyed by these two files, so another version never meets a stale program. Only what is asked for is built, by
-the Go of the environment. Which programs those are is left to the module's owner: `cluster/kubernetes_programs.py`,
-`chart/tools.py`.
+A module names them in a `tool` block and pins every source by hash (`go.mod`, `go.sum`); it may have small ones of its
+own. The cache is keyed by all its files, so another version never meets a stale program. Only what is asked for is
+built, by the Go of the environment. Which programs those are is left to the module's owner:
+`cluster/kubernetes_programs.py`, `cluster/addon_programs.py`, `chart/tools.py`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class GoModule:
     def directory(self) -> Path:
         """Where the programs of these sources are, or will be."""
         pinned = (self.folder / "go.mod").read_bytes() + (self.folder / "go.sum").read_bytes()
+        pinned += b"".join(path.read_bytes() for path in sorted(self.folder.rglob("*.go")))
         key = hashlib.sha256(pinned).hexdigest()[:12]
         return CACHE / self.cache_name / (f"{self.version}-{key}" if self.version else key)
 

@@ -19,11 +19,13 @@ T = TypeVar("T")
 
 # plural → (group and version, namespaced)
 RESOURCES = {
+    "apiservices": ("apiregistration.k8s.io/v1", False),
     "clusterrolebindings": ("rbac.authorization.k8s.io/v1", False),
     "clusterroles": ("rbac.authorization.k8s.io/v1", False),
     "configmaps": ("v1", True),
     "customresourcedefinitions": ("apiextensions.k8s.io/v1", False),
     "deployments": ("apps/v1", True),
+    "endpointslices": ("discovery.k8s.io/v1", True),
     "events": ("events.k8s.io/v1", True),
     "horizontalpodautoscalers": ("autoscaling/v2", True),
     "leases": ("coordination.k8s.io/v1", True),
@@ -47,6 +49,7 @@ RESOURCES = {
 }
 _CLOSED = (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError, ssl.SSLEOFError)
 _PLURALS = {
+    "APIService": "apiservices",
     "CustomResourceDefinition": "customresourcedefinitions",
     "HorizontalPodAutoscaler": "horizontalpodautoscalers",
     "MCPServer": "mcpservers",

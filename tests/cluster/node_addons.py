@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.addon_programs import programs
-from cluster.api import ApiError
 from cluster.background_process import BackgroundProcess
 from cluster.node_agents import CLUSTER_DOMAIN
 from cluster.node_machine import Machine
@@ -24,7 +23,7 @@ DNS_READY_PORT = 8181
 METRICS_PORT = 4443
 METRICS_INTERVAL = 10
 """Seconds, the least that metrics-server allows: how old what the autoscaler sees may be."""
-METRICS_SERVICE = "/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.metrics.k8s.io"
+METRICS_API = "v1beta1.metrics.k8s.io"
 
 _COREFILE = """\
 .:53 {{
@@ -101,6 +100,8 @@ class Addons:
             f"--kubelet-certificate-authority={self._authority.ca_file}",
             "--kubelet-preferred-address-types=InternalIP",
             f"--metric-resolution={METRICS_INTERVAL}s",
+            # it must be shorter
+            "--kubelet-request-timeout=5s",
         ]
 
     def _register(self) -> None:
@@ -110,7 +111,7 @@ class Addons:
         registration = {
             "apiVersion": "apiregistration.k8s.io/v1",
             "kind": "APIService",
-            "metadata": {"name": "v1beta1.metrics.k8s.io"},
+            "metadata": {"name": METRICS_API},
             "spec": {
                 "group": "metrics.k8s.io",
                 "version": "v1beta1",
@@ -120,8 +121,7 @@ class Addons:
                 "versionPriority": 100,
             },
         }
-        target = f"{METRICS_SERVICE}?fieldManager=tests&force=true"
-        self._cluster.api.request("PATCH", target, registration, "application/apply-patch+yaml")
+        self._cluster.api.apply(registration)
 
     def _services(self) -> list[dict[str, Any]]:
         dns = [
@@ -151,9 +151,6 @@ class Addons:
         return "OK" in self._machine.run("sh", "-c", f"curl -s {self._machine.address}:{DNS_READY_PORT}/ready || :")
 
     def _metrics_ready(self) -> bool:
-        try:
-            found = self._cluster.api.request("GET", METRICS_SERVICE)
-        except ApiError:
-            return False
-        conditions = (found.get("status") or {}).get("conditions", ())
+        found = self._cluster.api.get("apiservices", None, METRICS_API) or {}
+        conditions = found.get("status", {}).get("conditions", ())
         return any(one["type"] == "Available" and one["status"] == "True" for one in conditions)
