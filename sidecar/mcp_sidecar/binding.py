@@ -10,6 +10,7 @@ from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING
 
 from mcp_sidecar.pipeline.breaker import State
+from mcp_sidecar.telemetry.catalogue import DENIALS, EXITS
 from mcp_sidecar.telemetry.child_processes import usage
 from mcp_sidecar.upstream.channel_upstream import ChannelUpstream
 from mcp_sidecar.upstream.child import ChildChannel
@@ -69,6 +70,8 @@ class SidecarMetrics:
             age = sidecar.store.age(name)
             if age is not None:
                 catalogue.secret_age.labels(name).set(age)
+                for result in ("ok", "error"):
+                    catalogue.secret_reloads.labels(name, result)  # there before the first rotation
 
 
 class UnitMetrics:
@@ -121,7 +124,7 @@ class UnitMetrics:
             catalogue.retry_budget_tokens.labels(name).set(retry.budget.tokens)
             for reason, count in retry.reasons.items():
                 catalogue.retries.labels(name, reason.label).value = count
-            for why, count in retry.denied.items():
+            for why, count in (dict.fromkeys(DENIALS, 0) | retry.denied).items():
                 catalogue.retries_denied.labels(name, why).value = count
         if pipeline.cache is not None:
             cache = pipeline.cache
@@ -181,7 +184,7 @@ class UnitMetrics:
             catalogue.child_stderr_dropped.labels(name).value = self._total("stderr", owner=pool, value=dropped)
             restarts = self._total("restarts", owner=pool, value=counters.restarts)
             catalogue.child_restarts.labels(name).value = restarts
-            for kind, count in counters.exits.items():
+            for kind, count in (dict.fromkeys(EXITS, 0) | counters.exits).items():
                 total_exits = self._total("exits", kind, owner=pool, value=count)
                 catalogue.child_exits.labels(name, kind).value = total_exits
             for reason, count in counters.closed.items():

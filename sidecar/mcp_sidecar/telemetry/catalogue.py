@@ -25,6 +25,30 @@ LAG_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25
 
 OUTCOMES: Final = ("ok", "tool_error", "error", "rejected", "cancelled")
 SOURCES: Final = ("upstream", "cache", "stale", "coalesced", "sidecar")
+RELOAD_RESULTS: Final = ("ok", "refused")
+EXITS: Final = ("ok", "error", "signal")
+"""How processes end that were not told to."""
+DENIALS: Final = ("budget", "not_idempotent", "deadline", "committed", "attempts")
+"""Why a failure is not retried."""
+FORESEEN_REFUSALS: Final = (
+    Reason.RATE_LIMITED,
+    Reason.QUEUE_FULL,
+    Reason.QUEUE_TIMEOUT,
+    Reason.BREAKER_OPEN,
+    Reason.SERVER_NOT_READY,
+)
+FORESEEN_ERRORS: Final = (
+    *FORESEEN_REFUSALS,
+    Reason.DEADLINE_EXCEEDED,
+    Reason.ATTEMPT_TIMEOUT,
+    Reason.CONNECT_FAILED,
+    Reason.CONNECTION_LOST,
+    Reason.CHILD_EXITED,
+    Reason.PROTOCOL_ERROR,
+    Reason.UPSTREAM_STATUS,
+)
+"""What dashboards and alerts watch: their counters are there from the start, so that the first one is an increase and
+not an appearance. The others are not, for the number of series."""
 FORWARDING_OUTCOMES: Final = ("answered", "gone", "lost", "cancelled")
 SIDES: Final = ("caller", "upstream", "sidecar")
 """Who is to blame for an error."""
@@ -227,6 +251,8 @@ class Catalogue:
         self.secret_reloads = counter("outrigger_secret_reloads_total", "Secrets read again.", ["source", "result"])
         self.secret_age = gauge("outrigger_secret_age_seconds", "Age of the values in use.", ["source"])
         self.config_reloads = counter("outrigger_config_reloads_total", "Configurations read again.", ["result"])
+        for result in RELOAD_RESULTS:
+            self.config_reloads.labels(result)
         self.config_refused = gauge(
             "outrigger_config_refused", "1 while the newest text is refused and an older configuration is in use."
         )

@@ -17,7 +17,7 @@ import msgspec
 from mcp_sidecar.errors import CallError, Reason, Rejected
 from mcp_sidecar.pipeline.call import Call, Reply, Source
 from mcp_sidecar.telemetry.audit import Audit
-from mcp_sidecar.telemetry.catalogue import METHODS, OTHER_METHOD, Catalogue
+from mcp_sidecar.telemetry.catalogue import FORESEEN_ERRORS, FORESEEN_REFUSALS, METHODS, OTHER_METHOD, Catalogue
 from mcp_sidecar.telemetry.log import Level, Log, Timestamps
 from mcp_sidecar.telemetry.metrics import OTHER, Counter, Histogram
 from mcp_sidecar.telemetry.outcomes import OWN, answered_error, is_tool_error, side
@@ -117,6 +117,10 @@ class CallRecorder:
                 tool = OTHER if method == "tools/call" else ""
                 self._catalogue.calls.labels(server, method, tool, "ok", "upstream")
                 self._catalogue.calls.labels(server, method, tool, "error", "upstream")
+            for reason in FORESEEN_ERRORS:
+                self._catalogue.errors.labels(server, side(reason), reason.label)
+            for reason in FORESEEN_REFUSALS:
+                self._catalogue.rejected.labels(server, reason.label)
 
     def remove_server(self, server: str) -> None:
         """Forget a server that is no longer configured, and its series in all families."""
