@@ -31,8 +31,11 @@ DOCS_URL: Final = "https://outrigger.dev/docs"
 def query_variable(
     name: str, label: str, description: str, query: str, *, multi: bool = True
 ) -> dashboard.QueryVariable:
-    """A variable whose values Prometheus knows, asked anew when the time range changes; All is the default."""
-    return (
+    """A variable whose values Prometheus knows, asked anew when the time range changes.
+
+    With `multi` several can be chosen and All is the default, else exactly one, by default the first.
+    """
+    made = (
         dashboard.QueryVariable(name)
         .label(label)
         .description(description)
@@ -41,10 +44,11 @@ def query_variable(
         .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(model.VariableSort.ALPHABETICAL_ASC)
         .multi(multi)
-        .include_all(True)
-        .all_value(ANY)
-        .current(model.VariableOption(selected=True, text="All", value="$__all"))
+        .include_all(multi)
     )
+    if multi:
+        made.all_value(ANY).current(model.VariableOption(selected=True, text="All", value="$__all"))
+    return made
 
 
 def make(

@@ -66,7 +66,7 @@ def _first() -> Row:
             ),
             number(
                 "MCPServers",
-                "How many the leader keeps.",
+                "How many the leader keeps, as it tells by their conditions.",
                 f"count(max by (namespace, name) ({METRIC}_mcpserver_ready{{{OPERATOR_FLEET}}}))",
                 unit="short",
             ),
@@ -162,7 +162,7 @@ def _work() -> Row:
                 colors={"p50": GREEN, "p95": YELLOW, "p99": ORANGE},
             ),
             series(
-                "Oldest in the queue",
+                "Age of the queue, by pod",
                 "Good: below 1 s. How long a change may have to wait before anybody looks at it.",
                 Query(f"max by (pod) ({METRIC}_queue_oldest_seconds{{{OPERATOR}}})", "{{pod}}"),
                 unit="s",

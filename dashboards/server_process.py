@@ -81,17 +81,23 @@ def sidecar() -> Row:
         "Sidecar: secrets, configuration, itself",
         [
             grid(
-                "Configuration in use, by pod",
+                "Version and configuration, by pod",
                 "Good: the same hash in all pods of an MCPServer. Two for longer than a minute: a pod whose "
                 "configuration did not arrive or was refused; see its condition `ConfigApplied`.",
                 [
                     Column("Namespace", label="namespace"),
                     Column("MCPServer", label="mcpserver"),
                     Column("Pod", label="pod"),
+                    Column("Version", label="version", width=90),
                     Column("Hash", label="hash"),
                     Column(
-                        "Since",
-                        query=f"min by (namespace, mcpserver, pod, hash) (outrigger_config_hash_info{{{PROCESS}}})",
+                        "Configured",
+                        query=f"max by (namespace, mcpserver, pod, hash) (outrigger_config_hash_info{{{PROCESS}}})",
+                        hidden=True,
+                    ),
+                    Column(
+                        "Running",
+                        query=f"max by (namespace, mcpserver, pod, version) (outrigger_build_info{{{PROCESS}}})",
                         hidden=True,
                     ),
                 ],
@@ -112,14 +118,15 @@ def sidecar() -> Row:
             ),
             series(
                 "Configuration reloads",
-                "`refused`: a configuration that the sidecar does not take; it goes on with the one before and says "
-                "why in its log and in the condition `ConfigApplied`.",
+                "Good: `ok` now and then. `refused`: the sidecar does not take a configuration, goes on with the one "
+                "before, and says why in its log and in the condition `ConfigApplied`; the line counts the pods that "
+                "do so now.",
                 Query(
                     f"sum by (result) (increase(outrigger_config_reloads_total{{{PROCESS}}}[{INTERVAL}]))", "{{result}}"
                 ),
+                Query(total("outrigger_config_refused", PROCESS), "pods that refuse the newest"),
                 unit="short",
-                bars=True,
-                colors={"ok": GREEN, "refused": RED},
+                colors={"ok": GREEN, "refused": ORANGE, "pods that refuse the newest": RED},
             ),
             series(
                 "Age of the secrets in use",
