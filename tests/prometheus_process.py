@@ -28,7 +28,7 @@ from cluster.background_process import BackgroundProcess
 from sidecar_process import free_ports
 
 START_TIMEOUT = 30.0
-_RANGE = re.compile(r"(?<=\[)((?:\d+(?:ms|[smhdwy]))+)(?=\])")
+_RANGE = re.compile(r"(?:(?<=\[)|(?<=offset ))((?:\d+(?:ms|[smhdwy]))+)\b")
 _PART = re.compile(r"(\d+)(ms|[smhdwy])")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
 
@@ -59,7 +59,7 @@ def seconds(duration: str) -> float:
 
 
 def shortened(rules: Mapping[str, Any], factor: float, replace: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """A rule file's content with every `for`, `keep_firing_for` and range `factor` times as short.
+    """A rule file's content with every `for`, `keep_firing_for`, range and offset `factor` times as short.
 
     Ranges become no shorter than 2 s, which a scrape interval of 500 ms fills. `replace`: text of expressions, such as
     a threshold in seconds, and what stands for it. Raises AssertionError where such a text is nowhere.
@@ -187,7 +187,7 @@ class Prometheus:
 
     def wait_for_alerts(self, *names: str, timeout: float = 60.0) -> list[dict[str, Any]]:
         """Wait until exactly these fire; they. Without names: until none does."""
-        self.wait(lambda: self.firing() == set(names), f"exactly {sorted(names)} fire", timeout, self._all_alerts)
+        self.wait(lambda: self.firing() == set(names), f"exactly {sorted(names)} fire", timeout, self.described)
         return self.alerts()
 
     def failed_rules(self) -> list[str]:
@@ -224,7 +224,8 @@ class Prometheus:
         finally:
             connection.close()
 
-    def _all_alerts(self) -> dict[str, Any]:
+    def described(self) -> dict[str, Any]:
+        """What fires, what is about to, and which rules fail: for messages of tests."""
         return {"alerts": self.api("alerts")["alerts"], "failed": self.failed_rules()}
 
     def _config(self, interval: str, rules: Sequence[str]) -> dict[str, Any]:
