@@ -131,6 +131,9 @@ def values(part: Any, place: str, server: str) -> Iterator[tuple[str, str]]:
         yield place, json.dumps(part)
 
 
+FOLLOW = (f"{POD}.volumes.config.configMap.name", "Deployment.metadata.annotations.outrigger.dev/pod-template")
+
+
 def all_values(found: Desired) -> dict[str, list[str]]:
     """Everything in the objects, names and hashes that follow from the rest left out."""
     sorted_values: dict[str, list[str]] = {}
@@ -140,7 +143,7 @@ def all_values(found: Desired) -> dict[str, list[str]]:
             (json.loads(each["data"]["config.json"]), "config") if each["kind"] == "ConfigMap" else (each, each["kind"])
         )
         for place, value in values(*start, name):
-            if place != f"{POD}.volumes.config.configMap.name":
+            if place not in FOLLOW:
                 sorted_values.setdefault(place, []).append(value)
     return {place: sorted(found) for place, found in sorted_values.items()}
 

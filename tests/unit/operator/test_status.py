@@ -398,6 +398,11 @@ SITUATIONS: dict[str, tuple[Facts, dict[str, str], list[str]]] = {
         {"Ready": "RolloutWaiting", "Progressing": "WaitingForTurn"},
         [URL],
     ),
+    "the new configuration is for the new pods": (
+        seen(turn="Wait", config_waits=True),
+        {"Ready": "RolloutWaiting", "Progressing": "WaitingForTurn", "ConfigApplied": "WaitingForTurn"},
+        [],
+    ),
     "others failed": (seen(turn="Stopped"), {"Ready": "RolloutWaiting", "Progressing": "FleetStopped"}, []),
 }
 
