@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import queue
+import select
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
@@ -191,6 +192,12 @@ class HttpClient:
     def call(self, tool: str, arguments: Mapping[str, Any]) -> HttpAnswer:
         """`tools/call`."""
         return self.request("tools/call", {"name": tool, "arguments": arguments})
+
+    def forget_closed(self) -> None:
+        """Close a kept connection that the other side has closed, as HTTP clients do before they use it again."""
+        kept = self._connection.sock
+        if kept is not None and select.select([kept], [], [], 0)[0]:
+            self._connection.close()
 
     def close(self) -> None:
         """Close the connection; a session is left to the server."""

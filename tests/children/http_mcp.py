@@ -1,12 +1,16 @@
-"""An MCP server over Streamable HTTP, of one era only. Standard library only: `http_mcp.py PORT legacy|modern`.
+"""An MCP server over Streamable HTTP, of one era only. Standard library only: `http_mcp.py PORT legacy|modern`, which
+ends with its stdin, or with `forever` by TERM.
 
 Legacy: sessions that `POST /forget` loses, GET streams, DELETE, event ids and resumption. Tools: `echo`; `resume`
 (its stream ends before the answer, which a GET with Last-Event-ID fetches); `notices` (says a change on the session's
-GET stream); `ask` (elicitation on the call's stream); `seen` (requests so far, as method and session).
+GET stream); `ask` (elicitation on the call's stream); `seen` (requests so far, as method and session). Both eras: `env`
+(a variable).
 """
 
 import json
+import os
 import queue
+import signal
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -101,6 +105,8 @@ class Handler(BaseHTTPRequestHandler):
         tool, arguments = params["name"], params.get("arguments") or {}
         if tool == "echo":
             self.answer(id, text(arguments["text"]))
+        elif tool == "env":
+            self.answer(id, text(os.environ.get(arguments["name"])))
         elif tool == "seen":
             self.answer(id, text(SEEN))
         elif tool == "notices":
@@ -133,6 +139,8 @@ class Handler(BaseHTTPRequestHandler):
                 "cacheScope": "private",
             }
             return self.answer(id, result)
+        if message["method"] == "tools/call" and params["name"] == "env":
+            return self.answer(id, {"resultType": "complete", **text(os.environ.get(params["arguments"]["name"]))})
         if message["method"] == "tools/call":
             return self.answer(id, {"resultType": "complete", **text(params["arguments"].get("text", ""))})
         return self.answer(id, error={"code": -32601, "message": "Method not found"}, status=404)
@@ -171,4 +179,7 @@ class Server(ThreadingHTTPServer):
 server = Server(("127.0.0.1", int(sys.argv[1])), Handler)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 print("ready", flush=True)
+if "forever" in sys.argv:  # a container has no stdin, and its first process no default action for TERM
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+    threading.Event().wait()
 sys.stdin.read()

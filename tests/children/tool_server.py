@@ -61,6 +61,8 @@ def call(name, arguments, meta):
     if name == "wait":
         note("waiting")
         wait_for(arguments["path"])
+    elif name == "sleep":
+        time.sleep(arguments["ms"] / 1000)
     elif name == "exit":
         note("exiting")
         os._exit(1)

@@ -5,7 +5,6 @@ The sidecars are real ones. What must not be found anywhere is a marker that onl
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
@@ -20,6 +19,7 @@ from cluster.api import Api, ApiError, eventually
 from cluster.control_plane import ControlPlane
 from cluster.operator_process import OperatorProcess
 from cluster.pod_agent import PodAgent
+from cluster.secret_search import assert_nowhere, from_secret, key_of, new_marker, objects, process_places, secret
 from cluster.servers import KINDS, condition, mcp_server, settled, wait_for
 from cluster.sidecars import Sidecar, living, sidecars
 from mcp_callers import Caller
@@ -33,7 +33,7 @@ QUICK_POLL = {"pollInterval": "100ms"}
 @pytest.fixture
 def marker() -> str:
     """A value that is nowhere else."""
-    return f"marker-{uuid.uuid4().hex}"
+    return new_marker()
 
 
 @pytest.fixture
@@ -41,19 +41,6 @@ def refreshed_pods(real_pods: PodAgent, monkeypatch: pytest.MonkeyPatch) -> PodA
     """Real pods on a node that refreshes the volumes of Secrets often, without being told."""
     monkeypatch.setattr(real_pods, "refresh", 0.3)
     return real_pods
-
-
-def secret(namespace: str, name: str, **values: str) -> dict[str, Any]:
-    metadata = {"name": name, "namespace": namespace}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
-
-
-def key_of(name: str, key: str) -> dict[str, Any]:
-    return {"secretKeyRef": {"name": name, "key": key}}
-
-
-def from_secret(variable: str, name: str, key: str) -> dict[str, Any]:
-    return {"name": variable, "valueFrom": key_of(name, key)}
 
 
 def stdio(**settings: Any) -> dict[str, Any]:
@@ -71,24 +58,6 @@ def versions(api: Api, namespace: str, name: str = "one") -> dict[tuple[str, str
     return {(one["name"], one["key"]): one["version"] for one in (server.get("status") or {}).get("secrets", ())}
 
 
-def objects(api: Api, namespace: str) -> Iterator[tuple[str, str]]:
-    """(resource, text) of all that the API server lists, Secrets left out: of this namespace and of no namespace."""
-    groups = [
-        version["groupVersion"] for group in api.request("GET", "/apis")["groups"] for version in group["versions"]
-    ]
-    for base in ("/api/v1", *(f"/apis/{group}" for group in groups)):
-        for one in api.request("GET", base)["resources"]:
-            if "/" in one["name"] or "list" not in one["verbs"] or (base, one["name"]) == ("/api/v1", "secrets"):
-                continue
-            where = f"{base}/namespaces/{namespace}/{one['name']}" if one["namespaced"] else f"{base}/{one['name']}"
-            yield f"{base} {one['name']}", json.dumps(api.request("GET", where))
-
-
-def process_places(what: str, pid: int) -> Iterator[tuple[str, str]]:
-    for page in ("cmdline", "environ"):
-        yield f"{page} of {what}", Path(f"/proc/{pid}/{page}").read_bytes().decode(errors="replace")
-
-
 def places(api: Api, namespace: str, operator: OperatorProcess, running: list[Sidecar]) -> Iterator[tuple[str, str]]:
     """Everywhere that a value might be seen: (place, text)."""
     yield from objects(api, namespace)
@@ -100,19 +69,6 @@ def places(api: Api, namespace: str, operator: OperatorProcess, running: list[Si
         for page in ("/status", "/metrics", "/readyz", "/livez"):
             yield f"{page} of {sidecar}", sidecar.admin(page)[1]
         yield from process_places(str(sidecar), sidecar.process.pid)
-
-
-def assert_nowhere(marker: str, found: Iterator[tuple[str, str]]) -> set[str]:
-    """No place has the marker, plain or encoded; the places."""
-    looked = set()
-    digests = [getattr(hashlib, name)(marker.encode()).hexdigest()[:12] for name in ("sha256", "sha1", "md5")]
-    # of the three ways in which Base64 may be aligned, what does not depend on its neighbours
-    encoded = [base64.b64encode(b"\0" * shift + marker.encode())[4:-4].decode() for shift in range(3)]
-    for place, text in found:
-        looked.add(place.split(" of ")[0])
-        for what in (marker, *encoded, *digests):
-            assert what not in text, f"{place} tells the secret: …{text[max(text.find(what) - 200, 0) :][:400]}…"
-    return looked
 
 
 def test_every_way_to_a_stdio_server(

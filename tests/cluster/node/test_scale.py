@@ -1,0 +1,153 @@
+"""How many pods there are: by hand, by the autoscaler, and when nodes are drained; callers notice none of it."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cluster.api import Api, eventually
+from cluster.deployed import deploy, names
+from cluster.node_cluster import NodeCluster
+from cluster.steady_load import SteadyLoad
+
+Kubectl = Callable[..., str]
+
+
+def test_scaled_by_hand(api: Api, installed: Any, kubectl: Kubectl, namespace: str) -> None:
+    server = deploy(api, namespace)
+    (first,) = server.ready().ready_pods(1)
+
+    def scale(replicas: int) -> None:
+        kubectl("-n", namespace, "scale", "mcpserver", "one", f"--replicas={replicas}")
+
+    with SteadyLoad(server.url, callers=6) as load, SteadyLoad(server.url, callers=3, modern=False) as legacy:
+        scale(3)
+        assert names([first]) < names(server.ready_pods(3))
+        load.more()
+        scale(1)
+        server.ready_pods(1)
+        for each in (load, legacy):
+            each.more()
+            assert not each.failures, each.summary()
+    assert not legacy.sessions_lost
+
+    scale(0)
+    server.wait("Ready", "False", "ScaledToZero")
+    server.ready_pods(0)
+    with pytest.raises(OSError):
+        server.text("echo", text="x")
+    shown = kubectl("-n", namespace, "get", "mcpservers", "one", "--no-headers")
+    assert "ScaledToZero" in shown
+    scale(1)
+    server.ready()
+    assert server.text("echo", text="again") == '{"text": "again"}'
+
+
+@pytest.mark.timeout(300)
+def test_the_autoscaler(api: Api, installed: Any, namespace: str) -> None:
+    """Up under load, down without, and no call fails on either way."""
+    at_once = {"stabilizationWindowSeconds": 0, "policies": [{"type": "Pods", "value": 4, "periodSeconds": 15}]}
+    scaling = {
+        "minReplicas": 1,
+        "maxReplicas": 3,
+        "targetCPUUtilizationPercentage": 60,
+        "behavior": {"scaleDown": at_once, "scaleUp": at_once},
+    }
+    server = deploy(api, namespace, autoscaling=scaling)
+    server.ready().ready_pods(1)
+
+    def asked() -> dict[str, Any]:
+        found: dict[str, Any] = (api.get("horizontalpodautoscalers", namespace, "one") or {}).get("status") or {}
+        return found
+
+    eventually(lambda: asked().get("currentMetrics"), "the autoscaler knows the pods' load", 90)
+    with SteadyLoad(server.url, callers=2) as few:
+        with SteadyLoad(server.url, callers=6, pause=0.0) as many:
+            eventually(lambda: len(server.pods()) >= 2, "scaled up", 90)
+            wanted = server.object["spec"]["replicas"]
+            assert wanted >= 2, "the MCPServer says how many, not the Deployment"
+            eventually(lambda: server.object["status"]["readyReplicas"] >= 2, "two serve", 60)
+            many.more()
+        few_pause = few.answered
+        eventually(lambda: len(server.pods()) == 1, f"scaled down ({few_pause} calls so far)", 120)
+        server.ready_pods(1)
+        few.more()
+    for load in (few, many):
+        assert not load.failures, load.summary()
+
+
+@pytest.mark.timeout(300)
+def test_a_node_is_drained(
+    api: Api, installed: Any, kubectl: Kubectl, node_cluster: NodeCluster, namespace: str
+) -> None:
+    """Two replicas leave one by one: the second not before there is a successor of the first. The drain ends."""
+    server = deploy(api, namespace, replicas=2)
+    before = server.ready().ready_pods(2)
+    budget = api.get("poddisruptionbudgets", namespace, "one")
+    assert budget is not None
+    assert budget["spec"]["maxUnavailable"] == 1
+    node = before[0]["spec"]["nodeName"]
+    selector = "outrigger.dev/mcpserver=one,app.kubernetes.io/name=mcpserver"
+    ended: list[str | BaseException] = []
+
+    def drain() -> None:
+        try:
+            ended.append(
+                kubectl(
+                    "drain",
+                    node,
+                    f"--pod-selector={selector}",
+                    "--delete-emptydir-data",
+                    "--ignore-daemonsets",
+                    "--timeout=100s",
+                    timeout=120,
+                )
+            )
+        except (subprocess.SubprocessError, AssertionError) as error:
+            ended.append(error)
+
+    with SteadyLoad(server.url, callers=6) as load:
+        thread = threading.Thread(target=drain)
+        thread.start()
+        try:
+            eventually(lambda: len(names(server.pods()) & names(before)) == 1, "one of them is evicted", 30)
+            # its successor waits for a node, so the other one must stay, however often it is asked to leave
+            until = time.monotonic() + 8
+            while time.monotonic() < until:
+                assert len(names(server.pods()) & names(before)) == 1, "both were evicted at the same time"
+                assert not ended, ended
+                load.more(20)
+        finally:
+            kubectl("uncordon", node)
+        thread.join(120)
+        assert len(ended) == 1
+        assert isinstance(ended[0], str), ended
+        now = server.ready_pods(2)
+        assert names(now).isdisjoint(names(before))
+        load.more()
+        assert not load.failures, load.summary()
+
+
+def test_one_replica_does_not_hold_up_a_drain(api: Api, installed: Any, namespace: str) -> None:
+    """It has no budget: whoever wants no gap asks for two."""
+    server = deploy(api, namespace)
+    (pod,) = server.ready().ready_pods(1)
+    assert api.get("poddisruptionbudgets", namespace, "one") is None
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": pod["metadata"]["name"], "namespace": namespace},
+    }
+    with contextlib.ExitStack() as stack:
+        load = stack.enter_context(SteadyLoad(server.url, callers=3))
+        name = pod["metadata"]["name"]
+        api.request("POST", f"/api/v1/namespaces/{namespace}/pods/{name}/eviction", eviction)
+        assert names(server.ready_pods(1)).isdisjoint({name})
+        load.more()
+        assert {one.outcome for one in load.failures} <= {"connect"}, load.summary()
