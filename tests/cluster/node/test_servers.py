@@ -1,0 +1,362 @@
+"""The four kinds of server in real pods: what they say of themselves, and callers of every sort through the Service.
+
+All are the SDK's everything server, so that all have to do the same: as a command in our image, in an image of its own
+behind the bridge, in a container that speaks HTTP, and somewhere else. The manifests are applied as users do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from mcp import types
+from mcp.client.client import Client
+from mcp.shared.exceptions import MCPError
+
+from cluster.api import Api, eventually
+from cluster.deployed import RUNTIME, Deployed, first_process, names, page, restarts, status
+from cluster.images_for_tests import ECHO, EVERYTHING, archives
+from cluster.kubectl import Command
+from cluster.kubernetes_programs import programs
+from cluster.node_cluster import NodeCluster
+from cluster.sidecars import is_ready
+from conformance import suite
+from mcp_callers import Caller
+
+Object = dict[str, Any]
+
+EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "everything.yaml"
+KINDS = ("everything", "bridged", "contained", "remote")
+MODES = ("legacy", "2026-07-28")
+LEGACY = "2025-06-18"
+TEXT = "This is a simple text response for testing."
+SPECS: dict[str, Object] = {
+    "bridged": {
+        "stdio": {
+            "image": EVERYTHING,
+            "command": "mcp-everything-server",
+            "isolation": "PerSession",
+            "maxSessions": 100,
+        }
+    },
+    "contained": {"http": {"image": EVERYTHING, "args": ["serve", "--port", "8000"]}},
+    "remote": {
+        "remote": {"url": "http://upstream:8000/mcp"},
+        "readiness": "Upstream",
+        "health": {"interval": "1s"},
+    },
+    "pair": {"stdio": {"image": ECHO, "command": "/echo", "args": ["stdio"], "isolation": "PerSession"}, "replicas": 2},
+    "stuck": {"stdio": {"image": ECHO, "command": "/echo", "args": ["stdio"]}, "shutdown": {"gracePeriod": "1s"}},
+}
+"""MCPServers beside the example's: name → spec."""
+_CONTAINER = {
+    "imagePullPolicy": "IfNotPresent",
+    "securityContext": {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    },
+}
+
+
+def manifests() -> list[Object]:
+    """The MCPServers, the remote server, a pod that calls, and a policy that lets this machine call too."""
+    upstream = {
+        **_CONTAINER,
+        "name": "server",
+        "image": EVERYTHING,
+        "args": ["serve", "--host", "0.0.0.0"],
+        "readinessProbe": {"tcpSocket": {"port": 8000}, "periodSeconds": 1},
+    }
+    calling = {**_CONTAINER, "name": "caller", "image": RUNTIME, "command": ["sleep", "3600"]}
+    labels = {"app": "upstream"}
+    template = {"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 3, "containers": [upstream]}}
+    return [
+        *(
+            {"apiVersion": "outrigger.dev/v1alpha1", "kind": "MCPServer", "metadata": {"name": name}, "spec": spec}
+            for name, spec in SPECS.items()
+        ),
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "upstream"},
+            "spec": {"selector": {"matchLabels": labels}, "template": template},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "upstream"},
+            "spec": {"selector": labels, "ports": [{"port": 8000}]},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "caller", "labels": {"app": "caller"}},
+            "spec": {"terminationGracePeriodSeconds": 0, "containers": [calling]},
+        },
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": "let-in"},
+            "spec": {"podSelector": {}, "ingress": [{}], "policyTypes": ["Ingress"]},
+        },
+    ]
+
+
+@pytest.fixture(scope="module")
+def place(api: Api, kubectl: Command, node_cluster: NodeCluster, installed: Any) -> Iterator[str]:
+    """The namespace in which all of it runs."""
+    node_cluster.import_images(*archives())
+    name = f"servers-{uuid.uuid4().hex[:8]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    eventually(lambda: api.get("serviceaccounts", name, "default"), "the default ServiceAccount", 60)
+    kubectl("apply", "--namespace", name, "-f", str(EXAMPLE))
+    rest = "\n---\n".join(json.dumps(manifest) for manifest in manifests())
+    kubectl("apply", "--namespace", name, "-f", "-", input=rest)
+    yield name
+    api.delete("namespaces", None, name)
+
+
+@pytest.fixture(scope="module")
+def stopped(api: Api, place: str) -> Object:
+    """The pod of a sidecar that was stopped by SIGSTOP; asked for early, as liveness takes half a minute to see it."""
+    (pod,) = Deployed(api, place, "stuck").ready().pods()
+    os.kill(first_process(pod, "sidecar"), signal.SIGSTOP)
+    return pod
+
+
+@pytest.fixture(params=KINDS)
+def server(request: pytest.FixtureRequest, api: Api, place: str, stopped: Object) -> Deployed:
+    """Each kind, ready."""
+    return Deployed(api, place, request.param).ready()
+
+
+@pytest.fixture
+def example(api: Api, place: str) -> Deployed:
+    """examples/everything.yaml."""
+    return Deployed(api, place, "everything").ready()
+
+
+def text(result: Any) -> str:
+    (content,) = result.content
+    assert isinstance(content, types.TextContent)
+    return content.text
+
+
+# What is said of it
+
+
+def told(server: Deployed) -> Object | None:
+    """The status, when the operator has asked the pod since it is ready."""
+    found: Object = server.object["status"]
+    return found if "era" in found else None
+
+
+def test_status_tells_what_the_server_is(server: Deployed) -> None:
+    found = eventually(lambda: told(server), "what the server is", 30)
+    assert found["era"] in ("Modern", "Both"), "Both when a legacy caller has been"
+    assert found["server"]["name"] == "mcp-conformance-test-server"
+    assert "2026-07-28" in found["server"]["protocolVersions"]
+    assert found["url"] == f"http://{server.name}.{server.namespace}.svc.cluster.local:8080/mcp"
+    assert (found["replicas"], found["readyReplicas"]) == (1, 1)
+    assert found["tools"] == len(server.caller().result("tools/list")["tools"])
+    conditions = {one["type"]: (one["status"], one["reason"]) for one in found["conditions"]}
+    assert conditions["ServerReachable"] == ("True", "Reachable")
+    assert conditions["Available"][0] == conditions["SecretsResolved"][0] == conditions["ConfigApplied"][0] == "True"
+
+
+# Callers
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_sdk_client(server: Deployed, mode: str) -> None:
+    steps: list[float] = []
+
+    async def progressed(progress: float, total: float | None, message: str | None) -> None:
+        steps.append(progress)
+
+    async with Client(server.url, mode=mode) as client:
+        assert "test_simple_text" in {tool.name for tool in (await client.list_tools()).tools}
+        assert text(await client.call_tool("test_simple_text", {})) == TEXT
+        assert (await client.call_tool("test_error_handling", {})).is_error
+        await client.call_tool("test_tool_with_progress", {}, progress_callback=progressed)
+        assert steps == sorted(steps)
+        assert len(steps) == 3
+        assert (await client.read_resource("test://static-text")).contents
+        assert (await client.get_prompt("test_simple_prompt")).messages
+
+
+@pytest.mark.parametrize("revision", suite.REVISIONS)
+def test_the_conformance_suite(server: Deployed, revision: str, tmp_path: Path) -> None:
+    """The scores of tests/conformance, with the same expected failures."""
+    scored = suite.required_server_scenarios(revision)
+    assert len(scored) == suite.SCORED[revision]
+    expected = suite.expected_failures(revision) if "stdio" in server.object["spec"] else None
+    run = suite.run_server(server.url, tmp_path, requirements=revision, expected_failures=expected)
+    assert run.code == 0, run.report(scored)
+    missed = {scenario.name for scenario in run.misses(scored)}
+    assert missed == set(suite.expectations(expected) if expected else ()), run.report(scored)
+
+
+def test_by_name_and_by_address_from_a_pod(kubectl: Command, example: Deployed) -> None:
+    short = f"http://everything.{example.namespace}"
+    full = example.object["status"]["url"]
+    for url in ("http://everything:8080/mcp", f"{short}:8080/mcp", f"{short}.svc:8080/mcp", full, example.url):
+        command = ("outrigger-sidecar", "call", url, "test_simple_text")
+        assert kubectl("exec", "--namespace", example.namespace, "caller", "--", *command) == f"{TEXT}\n", url
+
+
+async def test_through_a_forwarded_port(node_cluster: NodeCluster, example: Deployed) -> None:
+    command = [programs("kubectl")["kubectl"], "port-forward", "--namespace", example.namespace]
+    process = subprocess.Popen(
+        [*command, "service/everything", ":8080"],
+        env={**os.environ, "KUBECONFIG": str(node_cluster.kubeconfig)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert said.startswith("Forwarding from 127.0.0.1:"), said
+        port = int(said.split(" -> ")[0].rpartition(":")[2])
+        for name in ("127.0.0.1", "localhost"):
+            async with Client(f"http://{name}:{port}/mcp", mode="legacy") as client:
+                assert text(await client.call_tool("test_simple_text", {})) == TEXT
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+def test_foreign_host_is_refused(example: Deployed) -> None:
+    """What a web page makes a browser send, whose name leads here (DNS rebinding)."""
+    parts = urlsplit(example.url)
+    caller = example.caller()
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).encode()
+    for host in (
+        "evil.example",
+        "evil.example:8080",
+        "everything.elsewhere.svc",
+        f"{parts.hostname}.evil.example:8080",
+    ):
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+        with contextlib.closing(connection):
+            connection.request("POST", parts.path, body, {**caller.headers(), "Host": host})
+            response = connection.getresponse()
+            assert response.status == 421, host
+            assert json.loads(response.read())["error"]["data"]["reason"] == "host_not_allowed"
+
+
+# Sessions of two pods
+
+
+def forwarded(pod: Object) -> int:
+    """Requests that this pod passed on to another and that were answered."""
+    name = 'outrigger_forwarded_requests_total{outcome="answered"} '
+    lines = page(pod, "/metrics")[1].splitlines()
+    return int(sum(float(line.removeprefix(name)) for line in lines if line.startswith(name)))
+
+
+def own_sessions(pod: Object) -> int:
+    return int(status(pod)["servers"]["pair"]["upstream"]["ownSessions"])
+
+
+def at(pod: Object) -> str:
+    return f"http://{pod['status']['podIP']}:8080/mcp"
+
+
+async def has_session(client: Client) -> bool:
+    """Whether a client's session is there still; what says that it is not is that it has to begin anew."""
+    try:
+        return text(await client.call_tool("echo", {"text": "kept"})) == "kept"
+    except MCPError as error:
+        if "session" not in str(error).lower():
+            raise
+        return False
+
+
+async def test_sessions_over_two_pods(api: Api, place: str) -> None:
+    pair = Deployed(api, place, "pair").ready()
+    home, other = pair.ready_pods(2)
+    raw = Caller(at(home), version=LEGACY).open()
+    assert (own_sessions(home), own_sessions(other)) == (1, 0)
+    raw.url = at(other)
+    before = forwarded(other)
+    assert raw.text("echo", text="forwarded") == "forwarded"
+    eventually(lambda: forwarded(other) == before + 1, "counted as forwarded")
+    assert (own_sessions(home), own_sessions(other)) == (1, 0), "its process is where it was"
+
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Client(pair.url, mode="legacy")) for _ in range(8)]
+        for turn in range(3):
+            answers = [text(await one.call_tool("echo", {"text": f"{turn}"})) for one in clients]
+            assert answers == [str(turn)] * 8
+        kept = own_sessions(other)
+        assert own_sessions(home) + kept == 9, "a process each, the first caller's too"
+        assert kept >= 1, "the Service spreads them"
+
+        api.delete("pods", place, home["metadata"]["name"], gracePeriodSeconds=0)
+        eventually(lambda: api.get("pods", place, home["metadata"]["name"]) is None, "the pod gone")
+        assert raw.send("ping").wait().status == 404, "the specification's word for: begin anew"
+        now = pair.ready_pods(2)
+        assert names(now) >= {other["metadata"]["name"]}
+        answered = [await has_session(client) for client in clients].count(True)
+        assert answered == kept, "those of the pod that died ended, and no other"
+    async with Client(pair.url, mode="legacy") as client:
+        assert text(await client.call_tool("echo", {"text": "anew"})) == "anew"
+
+
+# Probes
+
+
+def test_readiness_follows_the_server_and_heals(api: Api, kubectl: Command, place: str) -> None:
+    remote = Deployed(api, place, "remote").ready()
+    (pod,) = remote.pods()
+    kubectl("scale", "--namespace", place, "deployment/upstream", "--replicas=0")
+    eventually(lambda: not is_ready(remote.pods()[0]), "the pod not ready", 60)
+    remote.wait("Ready", "False")
+    assert remote.wait("ServerReachable", "False", "Unreachable")
+    kubectl("scale", "--namespace", place, "deployment/upstream", "--replicas=1")
+    remote.ready()
+    assert remote.caller().text("test_simple_text") == TEXT
+    assert names(remote.pods()) == {pod["metadata"]["name"]}, "the same pod"
+    assert restarts(remote.pods()[0]) == {"sidecar": 0}, "which nobody restarted"
+
+
+def test_server_that_dies_in_its_container_comes_back(api: Api, place: str) -> None:
+    contained = Deployed(api, place, "contained").ready()
+    (pod,) = contained.pods()
+    os.kill(first_process(pod, "server"), signal.SIGKILL)
+    eventually(lambda: restarts(contained.pods()[0])["server"] == 1, "the server's container started again", 60)
+
+    def look() -> bool:
+        answer = contained.caller().call("test_simple_text").wait()
+        assert answer.status == 200, answer.body
+        return True
+
+    eventually(look, "calls answered again", 60)
+    contained.ready()
+    assert restarts(contained.pods()[0]) == {"server": 1, "sidecar": 0}
+
+
+def test_stuck_sidecar_is_restarted(api: Api, place: str, stopped: Object) -> None:
+    stuck = Deployed(api, place, "stuck")
+    eventually(lambda: restarts(stuck.pods()[0])["sidecar"] == 1, "liveness restarts the sidecar", 90)
+    stuck.ready()
+    assert stuck.caller().text("echo", text="again") == "again"
+    (pod,) = stuck.pods()
+    assert pod["metadata"]["uid"] == stopped["metadata"]["uid"], "the container, not the pod"
+    assert restarts(pod)["server"] == 0
