@@ -9,7 +9,8 @@ last renewal that succeeded, and stops at `renew_deadline`, before anybody who s
 `lease_duration`; a renewal whose answer was lost counts for nothing. `is_leader` looks at the clock, so that it is
 False right after a pause of the process, before any task has run: the client's fence asks it before each write. Every
 change of the record carries the resourceVersion that was read. A Lease that was deleted while somebody held it is
-treated as held by all that had seen it. What the work is, and what follows when the leadership is lost, is left to the caller.
+treated as held by all that had seen it. What the work is, and what follows when the leadership is lost, is left to the
+caller.
 """
 
 from __future__ import annotations
