@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from mcp_operator import __version__
+from mcp_operator.api.v1alpha1 import NetworkPolicyPeer
 from mcp_sidecar.config import Duration, Problem, Section, setting
 from mcp_sidecar.config.scalars import Strings
 
@@ -23,6 +24,7 @@ DNS_SUBDOMAIN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?
 RENEWAL_JITTER = 1.2
 """A candidate waits up to this much longer than retryPeriod; client-go's leader election has the same factor."""
 
+Peers = Annotated[tuple[NetworkPolicyPeer, ...], Field(strict=False, max_length=32)]
 Namespaces = Annotated[tuple[Annotated[str, Field(pattern=DNS_LABEL)], ...], Field(strict=False)]
 
 
@@ -149,6 +151,11 @@ class OperatorConfig(Section):
         "Labels of the operator's pods: NetworkPolicies let these reach the sidecars' admin port.",
         shown="`app.kubernetes.io/name: outrigger-operator`",
     )
+    monitoring_from: Peers = setting(
+        (),
+        "Who may reach the admin port of every MCPServer's pods beside the operator and its own `monitoring.from`: "
+        "peers as in a NetworkPolicy, such as Prometheus in another namespace.",
+    )
     allowed_service_accounts: Strings = setting(
         (), "Service accounts that MCPServers may name in `podTemplate.serviceAccountName`; `*` allows any."
     )
@@ -157,7 +164,10 @@ class OperatorConfig(Section):
         1200.0, "Every MCPServer is looked at again after this, give or take half of it.", ge=10, le=86_400
     )
     max_concurrent_rollouts: int = setting(
-        10, "MCPServers whose pods are replaced at the same time because of a new sidecar image.", ge=1, le=10_000
+        10,
+        "MCPServers whose pods are replaced at the same time because a new version of the operator changes them.",
+        ge=1,
+        le=10_000,
     )
     images: ImageSettings = setting(ImageSettings, "Images.", shown="{}")
     leader_election: LeaderElection = setting(LeaderElection, "Leader election.", shown="{}")

@@ -96,6 +96,7 @@ class Operation:
                 domain=config.cluster_domain,
                 operator_namespace=config.namespace,
                 operator_labels=config.operator_labels,
+                monitoring_from=config.monitoring_from,
             ),
             allowed_service_accounts=config.allowed_service_accounts,
             resync_interval=config.resync_interval,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mcp_operator.api.v1alpha1 import NetworkPolicyPeer
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -20,6 +22,8 @@ class Cluster:
     """Where the operator's pods are, which read the admin port of the sidecars; empty when it runs in no pod."""
     operator_labels: Mapping[str, str] = field(default_factory=dict)
     """Labels of the operator's pods; empty for every pod of its namespace."""
+    monitoring_from: tuple[NetworkPolicyPeer, ...] = ()
+    """Who else may reach the admin port of all MCPServers."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 Callers reach the MCP port from the pods of the same namespace and from `networkPolicy.from`. A Service of type NodePort
 or LoadBalancer is made for callers from outside, whose addresses nobody knows: without `networkPolicy.from` it opens
-the MCP port to everybody; with it, to those alone. The admin port is for the operator and `monitoring.from`; the
-kubelet's probes come from the pod's own node, which policies do not stop.
+the MCP port to everybody; with it, to those alone. The admin port is for the operator, for whom its configuration names
+(`monitoringFrom`) and for `monitoring.from`; the kubelet's probes come from the pod's own node, which policies do not
+stop.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def _to_front(server: MCPServer, wanted: NetworkPolicy) -> dict[str, Any]:
 
 
 def _to_admin(server: MCPServer, cluster: Cluster) -> dict[str, Any] | None:
-    callers = [_peer(peer) for peer in (server.spec.monitoring or Monitoring()).from_]
+    callers = [_peer(peer) for peer in (*cluster.monitoring_from, *(server.spec.monitoring or Monitoring()).from_)]
     if cluster.operator_namespace:
         operator: dict[str, Any] = {
             "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": cluster.operator_namespace}}

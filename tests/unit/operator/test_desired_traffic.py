@@ -8,6 +8,7 @@ import pytest
 
 from desired_goldens import CLUSTER, IMAGES, object_of, wanted
 from mcp_operator.api.v1alpha1 import parse
+from mcp_operator.config import OperatorConfig
 from mcp_operator.desired import Cluster, desired
 
 SAME_NAMESPACE = {"podSelector": {}}
@@ -56,6 +57,14 @@ def test_admin_port_is_for_the_operator_and_prometheus() -> None:
     assert ingress()["admin"] == [operator]
     assert ingress(monitoring={"from": [PEER]})["admin"] == [operator, PEER]
     assert ingress(service={"type": "LoadBalancer"})["admin"] == [operator]
+
+
+def test_admin_port_of_all_is_for_whom_the_operators_configuration_names() -> None:
+    everywhere = Cluster(monitoring_from=OperatorConfig.model_validate({"monitoringFrom": [PEER]}).monitoring_from)
+    other = {"namespaceSelector": {"matchLabels": {"a": "b"}}}
+    assert ingress(everywhere)["admin"] == [PEER]
+    assert ingress(everywhere, monitoring={"from": [other]})["admin"] == [PEER, other]
+    assert PEER not in ingress(everywhere)["mcp"]
 
 
 def test_admin_port_is_closed_where_nobody_is_known_to_need_it() -> None:
