@@ -41,7 +41,7 @@ def connections() -> Row:
             series(
                 "Opened, by outcome",
                 "Good: no `failed`. Refused, unreachable, a process that does not start: the reason is in *Errors* "
-                "and in the condition `UpstreamHealthy`.",
+                "and in the condition `ServerReachable`.",
                 Query(rate("outrigger_connection_attempts_total", SERVER, "outcome"), "{{outcome}}"),
                 unit="cps",
                 colors={"ok": GREEN, "failed": RED},
