@@ -21,6 +21,7 @@ _ALIKE = (
     (re.compile(r"\b(\d+(ms|[dhms]))+\b"), "AGE"),
     (re.compile(r"-[0-9a-f]{8,10}-[0-9a-z]{5}\b"), "-POD"),
     (re.compile(r"\b[0-9a-f]{10,}\b"), "HASH"),
+    (re.compile(r"fernet:v1:\S+"), "SEALED"),
     (re.compile(r"\b(\d{1,2}:\d\d(:\d\d)?)\b"), "TIME"),
     (re.compile(r"-{3,}|─{3,}"), "LINE"),
 )

@@ -1,7 +1,8 @@
-"""The README's Kubernetes section and the quickstart, typed line by line into a shell, on a cluster with nothing on it.
+"""The README's Kubernetes section, the quickstart and the guides, typed line by line into a shell.
 
-What a page shows below a command must be what it prints, but for times, ages, addresses and generated names; a line `…`
-stands for the rest. The chart is installed as it is, without the quick settings of the other tests.
+It begins on a cluster with nothing on it, and the chart is installed as it is, without the quick settings of the other
+tests. What a page shows below a command must be what it prints, but for times, ages, addresses and generated names; a
+line `…` stands for the others.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from chart.tools import helm
 from cluster.api import eventually
 from cluster.kubernetes_programs import programs
 from cluster.node_cluster import NodeCluster
-from readme import README, ROOT, Command, alike, commands, section
+from readme import README, ROOT, Command, alike, commands, fenced, section
 from sidecar_process import free_ports
 
 pytestmark = pytest.mark.timeout(600)
 
 QUICKSTART = "docs/quickstart.md"
-Type = Callable[[Command], str]
+GUIDES = ("security", "observability", "upgrading")
+TROUBLESHOOTING = "docs/troubleshooting.md"
+MINE = ("charts", "dist", "docs", "examples", ".venv")
+"""What commands name of the repository."""
 
 
 @pytest.fixture(scope="module")
@@ -34,67 +38,98 @@ def empty_cluster(node_cluster: NodeCluster, failure_logs: dict[str, Callable[[]
     with NodeCluster(nodes=1) as cluster:
         failure_logs["empty cluster"] = cluster.logs
         cluster.import_images()
+        # helm asks for the description of the whole API, which metrics-server has a part of
+        eventually(lambda: cluster.api.request("GET", "/openapi/v2"), "the description of the API", timeout=60.0)
         yield cluster
         del failure_logs["empty cluster"]
 
 
-@pytest.fixture
-def shell(empty_cluster: NodeCluster, tmp_path: Path) -> Iterator[Type]:
-    """A terminal in the root of the repository, with kubectl and helm: types one command, gives what it prints."""
-    for name, path in (("kubectl", programs("kubectl")["kubectl"]), ("helm", helm())):
-        (tmp_path / name).symlink_to(path)
-    local = str(free_ports(1)[0])
-    environment = {
-        **os.environ,
-        "KUBECONFIG": str(empty_cluster.kubeconfig),
-        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        **{f"HELM_{name}_HOME": str(tmp_path / f"helm-{name.lower()}") for name in ("CACHE", "CONFIG", "DATA")},
-    }
-    behind: list[subprocess.Popen[str]] = []
+class Shell:
+    """A terminal with kubectl and helm, in a folder that looks like the root of the repository."""
 
-    def run(command: Command) -> str:
-        # The port on this machine may be somebody else's: a free one stands for it.
-        text = command.text.replace(" 8080:8080", f" {local}:8080").replace("127.0.0.1:8080", f"127.0.0.1:{local}")
+    def __init__(self, folder: Path, cluster: NodeCluster) -> None:
+        self.folder = folder
+        self._cluster = cluster
+        self._behind: list[subprocess.Popen[str]] = []
+        for name in MINE:
+            (folder / name).symlink_to(ROOT / name)
+        programs_folder = folder / "bin"
+        programs_folder.mkdir()
+        for name, path in (("kubectl", programs("kubectl")["kubectl"]), ("helm", helm())):
+            (programs_folder / name).symlink_to(path)
+        homes = {f"HELM_{name}_HOME": str(folder / f"helm-{name.lower()}") for name in ("CACHE", "CONFIG", "DATA")}
+        path = f"{programs_folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self._environment = {**os.environ, **homes, "PATH": path, "KUBECONFIG": str(cluster.kubeconfig), "TOKEN": "x"}
+        # A port of this machine may be somebody else's: a free one stands for each.
+        self._ports = dict(zip(("8080", "9090"), map(str, free_ports(2)), strict=True))
+
+    def type(self, text: str, input: str | None = None) -> tuple[int, str, str]:
+        """One command: exit code, and what it printed to stdout and stderr. One with a `&` goes on behind."""
+        for port, free in self._ports.items():
+            text = text.replace(f" {port}:{port}", f" {free}:{port}").replace(f"127.0.0.1:{port}", f"127.0.0.1:{free}")
         bash = ["bash", "-o", "pipefail", "-c", text.removesuffix(" &")]
+        options = {"cwd": self.folder, "env": self._environment, "text": True}
         if text.endswith(" &"):
-            process = subprocess.Popen(
-                bash, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
-            )
-            behind.append(process)
+            process = subprocess.Popen(bash, stdout=subprocess.PIPE, start_new_session=True, **options)
+            self._behind.append(process)
             assert process.stdout is not None
-            return process.stdout.readline()
-        done = subprocess.run(bash, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, f"{command}: {text}\n{done.stdout}{done.stderr}"
-        return done.stdout
+            return 0, process.stdout.readline(), ""
+        done = subprocess.run(bash, capture_output=True, timeout=240, input=input, **options)
+        return done.returncode, done.stdout, done.stderr
 
-    yield run
-    for process in behind:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.communicate(timeout=10)
+    def follow(self, steps: list[Command]) -> None:
+        """Type the commands of a page, and look whether they print what it shows."""
+        assert steps
+        for step in steps:
+            if step.not_run:
+                continue
+            code, printed, said = self.type(step.text.replace("NAME", "everything"))
+            told = f"{step}: {step.text}\n{printed}{said}"
+            found, (begin, *end) = alike(printed), [alike(part) for part in "\n".join(step.prints).split("…")]
+            if not step.prints:
+                assert code == 0, told
+            elif end:
+                assert found[: len(begin)] == begin, told
+                assert found[len(found) - len(end[-1]) :] == end[-1], told
+            else:
+                assert found == begin, told
+
+    def close(self) -> None:
+        for process in self._behind:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.communicate(timeout=10)
 
 
-def follow(steps: list[Command], shell: Type) -> None:
-    assert steps
-    for step in steps:
-        if step.not_run:
-            continue
-        printed = shell(step)
-        expected = "\n".join(step.prints)
-        if not expected:
-            continue
-        whole, _, rest = expected.partition("\n…")
-        if rest or whole != expected:
-            assert alike(printed)[: len(alike(whole))] == alike(whole), f"{step}\n{printed}"
-        else:
-            assert alike(printed) == alike(expected), f"{step}\n{printed}"
+@pytest.fixture
+def shell(empty_cluster: NodeCluster, tmp_path: Path) -> Iterator[Shell]:
+    shell = Shell(tmp_path, empty_cluster)
+    yield shell
+    shell.close()
 
 
-def test_quickstart(shell: Type, empty_cluster: NodeCluster) -> None:
+def test_quickstart(shell: Shell, empty_cluster: NodeCluster) -> None:
     begin = section(QUICKSTART, "## Install").start
-    follow([step for step in commands(QUICKSTART) if step.line > begin], shell)
-    # The last command deleted the namespace: nothing is left, and the README can begin anew.
+    shell.follow([step for step in commands(QUICKSTART) if step.line > begin])
+    # It ends with nothing left, so that the README can begin anew.
     eventually(lambda: empty_cluster.api.get("namespaces", None, "outrigger-system") is None, "an empty cluster")
 
 
-def test_readme(shell: Type) -> None:
-    follow(commands(README, section(README, "## Run it on Kubernetes")), shell)
+def test_readme_and_guides(shell: Shell) -> None:
+    shell.follow(commands(README, section(README, "## Run it on Kubernetes")))
+    # A server whose Secret is missing, and one whose Secret comes.
+    [tickets] = [text for _, text in fenced("docs/guides/resilience.md", "yaml") if "name: tickets" in text]
+    (shell.folder / "tickets.yaml").write_text(tickets)
+    docs = (ROOT / "examples" / "mcpservers" / "remote.yaml").read_text().partition("---\n")[0]
+    assert shell.type("kubectl apply -f -", docs)[0] == 0
+    apply, wait = commands("docs/guides/resilience.md")
+    shell.follow([apply])
+    wanted = (
+        """kubectl wait mcpserver/tickets --timeout=60s --for=jsonpath='{.status.conditions[0].reason}'=SecretMissing"""
+    )
+    assert shell.type(wanted)[0] == 0
+    shell.follow(commands("docs/guides/secrets.md"))
+    assert shell.type("kubectl create secret generic tickets --from-literal=token=x")[0] == 0
+    shell.follow([Command(wait.page, wait.line, f"{wait.text} --timeout=120s")])
+    shell.follow(commands(TROUBLESHOOTING))
+    for guide in GUIDES:
+        shell.follow(commands(f"docs/guides/{guide}.md"))
