@@ -37,7 +37,26 @@ class Pod:
     namespace: str
     server: str
     name: str
-    sidecar: SidecarProcess
+    sidecar: Any
+    """A SidecarProcess, or what has a `url()`, a `host` and a `port` too."""
+    admin_host: str = "127.0.0.1"
+
+    @property
+    def admin_address(self) -> str:
+        return f"{self.admin_host}:{self.sidecar.admin_port}"
+
+
+PODS = (
+    ("shop", "orders", 0),
+    ("shop", "orders", 1),
+    ("shop", "search", 0),
+    ("data", "reports", 0),
+    ("data", "reports", 1),
+    ("data", "archive", 0),
+    ("data", "legacy-crm", 0),
+)
+"""Namespace, MCPServer and number of each pod."""
+COMMON: dict[str, Any] = {"log": {"calls": False}, "secrets": {"pollInterval": "200ms"}}
 
 
 class Traffic:
@@ -107,14 +126,14 @@ class Scene:
         """What the PodMonitor would find."""
         return [
             Target(
-                f"127.0.0.1:{pod.sidecar.admin_port}",
+                pod.admin_address,
                 {"namespace": pod.namespace, "pod": pod.name, "mcpserver": pod.server},
             )
             for pod in self.pods
         ]
 
-    def pod(self, name: str) -> SidecarProcess:
-        """The sidecar of a pod."""
+    def pod(self, name: str) -> Any:
+        """The sidecar of a pod, by its MCPServer and number."""
         return next(pod.sidecar for pod in self.pods if pod.name == name)
 
     def everything_happens(self, wait: Callable[[str, str], None]) -> None:
@@ -194,53 +213,45 @@ class Scene:
         slow.behave = lambda seen: self._take(random.uniform(0.1, 0.6)) if seen.tool else None
         (nobody,) = free_ports(1)
         health = {"interval": "1s"}
-        log = {"calls": False}
-        orders = {
-            "url": behind.url,
-            "health": health,
-            "retry": {"backoff": {"base": "10ms"}, "tools": {"get_order": "Safe", "list_orders": "Safe"}},
-            "circuitBreaker": {"consecutiveFailures": 8, "openDuration": "3s", "maxOpenDuration": "3s"},
-            "limits": {"maxConcurrent": 3, "maxQueue": 8, "queueTimeout": "500ms"},
-            "pool": {"max": 6, "idleTimeout": "500ms"},
+        servers: dict[str, dict[str, Any]] = {
+            "orders": {
+                "url": behind.url,
+                "health": health,
+                "retry": {"backoff": {"base": "10ms"}, "tools": {"get_order": "Safe", "list_orders": "Safe"}},
+                "circuitBreaker": {"consecutiveFailures": 8, "openDuration": "3s", "maxOpenDuration": "3s"},
+                "limits": {"maxConcurrent": 3, "maxQueue": 8, "queueTimeout": "500ms"},
+                "pool": {"max": 6, "idleTimeout": "500ms"},
+            },
+            "search": stdio(
+                "--modern",
+                env={"SEARCH_TOKEN": {"valueFrom": {"file": str(self._token)}}},
+                health=health,
+                cache={"tools": {"count": "1500ms"}, "maxBytes": "2KiB"},
+                restart={"backoffBase": "300ms", "backoffMax": "1s"},
+                limits={"maxConcurrent": 20, "rate": {"requestsPerSecond": 30, "burst": 30}},
+            ),
+            "reports": stdio(health=health),
+            "archive": {"url": slow.url, "health": health},
+            "legacy-crm": {
+                "url": f"http://127.0.0.1:{nobody}/mcp",
+                "health": {**health, "failureThreshold": 1},
+            },
         }
-        search = stdio(
-            "--modern",
-            env={"SEARCH_TOKEN": {"valueFrom": {"file": str(self._token)}}},
-            health=health,
-            cache={"tools": {"count": "1500ms"}, "maxBytes": "2KiB"},
-            restart={"backoffBase": "300ms", "backoffMax": "1s"},
-            limits={"maxConcurrent": 20, "rate": {"requestsPerSecond": 30, "burst": 30}},
-        )
-        for number in range(2):
-            self._add("shop", "orders", number, {"servers": {"orders": orders}, "log": log})
-        self._add(
-            "shop",
-            "search",
-            0,
-            {"servers": {"search": search}, "secrets": {"pollInterval": "200ms"}, "log": log},
-        )
+        self._deploy(stack, servers)
+        replicas = [pod.sidecar for pod in self.pods if pod.server == "reports"]
+        self._traffic(stack, stack.enter_context(Spread(replicas)).url)
+
+    def _deploy(self, stack: contextlib.ExitStack, servers: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make the pods: the settings of an MCPServer by its name."""
         port = free_ports(1)[0]
-        reports: dict[str, Any] = {"servers": {"reports": stdio(health=health)}, "log": log}
-        for number in range(2):
-            self._add("data", "reports", number, reports, Replica(reports, f"127.0.0.{number + 2}", port))
-        self._add("data", "archive", 0, {"servers": {"archive": {"url": slow.url, "health": health}}, "log": log})
-        gone = {"url": f"http://127.0.0.1:{nobody}/mcp", "health": {**health, "failureThreshold": 1}}
-        self._add("data", "legacy-crm", 0, {"servers": {"legacy-crm": gone}, "log": log})
+        for namespace, server, number in PODS:
+            config = {"servers": {server: servers[server]}, **COMMON}
+            made = Replica(config, f"127.0.0.{number + 2}", port) if server == "reports" else SidecarProcess(config)
+            self.pods.append(Pod(namespace, server, f"{server}-{number}", made))
         for pod in self.pods:
             stack.push(pod.sidecar)
         with ThreadPoolExecutor(4) as starting:
             list(starting.map(lambda pod: pod.sidecar.start(), self.pods))
-        self._traffic(stack, stack.enter_context(Spread([self.pod(f"reports-{n}") for n in range(2)])).url)
-
-    def _add(
-        self,
-        namespace: str,
-        server: str,
-        number: int,
-        config: Mapping[str, Any],
-        sidecar: SidecarProcess | None = None,
-    ) -> None:
-        self.pods.append(Pod(namespace, server, f"{server}-{number}", sidecar or SidecarProcess(config)))
 
     def _traffic(self, stack: contextlib.ExitStack, reports: str) -> None:
         def orders() -> Call:
