@@ -88,9 +88,8 @@ class Outcome:
     """What became of one pass over the objects of an MCPServer."""
 
     written: int = 0
-    refused: KubeError | None = None
+    refused: KubeError | BeingReplaced | None = None
     """The first refusal that will not go away by itself; the other objects were applied."""
-    refused_object: str = ""
     config_replaced: bool = False
     """The content of a ConfigMap that pods mount was changed in place."""
     deployed: bool = True
@@ -173,6 +172,7 @@ class Applier:
                 try:
                     answer = await self._client.apply(manifest)
                 except KubeError as error:
+                    error.about = " ".join(place)
                     if error.transient or error.terminating:
                         raise
                     return ()
@@ -203,11 +203,11 @@ class Applier:
             try:
                 answer = await self._client.apply(manifest, metadata_only=resource is not DEPLOYMENTS)
             except KubeError as error:
+                error.about = " ".join(place)
                 if error.transient or error.terminating:
                     raise
                 server.records.pop(place, None)
-                if outcome.refused is None:
-                    outcome.refused, outcome.refused_object = error, f"{place[0]} {place[1]}"
+                outcome.refused = outcome.refused or error
                 foundation_refused = foundation_refused or resource in (CONFIG_MAPS, SERVICE_ACCOUNTS)
                 outcome.deployed = outcome.deployed and resource is not DEPLOYMENTS
                 continue

@@ -104,6 +104,8 @@ class KubeError(OperatorError):
         """Reasons of the Status object's details, such as `NamespaceTerminating` or `FieldValueInvalid`."""
         self.retry_after = retry_after
         """Seconds that the API server asks to wait; None where it does not say."""
+        self.about = ""
+        """What was to be written, such as `Service web`; empty where that is of no interest."""
         super().__init__(self.message)
 
     @property

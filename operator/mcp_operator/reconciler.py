@@ -16,10 +16,11 @@ from typing import Any, Protocol
 from mcp_operator.api.v1alpha1 import MCPServer, parse
 from mcp_operator.applier import Applier, Outcome
 from mcp_operator.desired import Cluster, Desired, Images, session_secret
-from mcp_operator.errors import KubeError, NameConflict, Problem, SpecError
+from mcp_operator.errors import BeingReplaced, KubeError, NameConflict, Problem, SpecError
 from mcp_operator.inventory import Inventory, Owned
 from mcp_operator.kube.resources import MCP_SERVERS, PODS, Resource
 from mcp_operator.observed import CONFIG_HASH_ANNOTATION
+from mcp_operator.patience import Patience
 from mcp_operator.plans import Basis, Plans
 from mcp_operator.pod_reports import PodReports
 from mcp_operator.pod_templates import PodTemplates
@@ -123,6 +124,7 @@ class Reconciler:
         self._store = store
         self._inventory = inventory
         self._applier = applier
+        self._patience = Patience(clock)
         self._plans = Plans(references, PodTemplates(client))
         self._session_keys = session_keys
         self._reports = reports
@@ -185,10 +187,12 @@ class Reconciler:
         except NameConflict as conflict:
             this.facts = replace(this.facts, conflict=conflict)
             this.again = min(this.again, _CONFLICT_RETRY)
-        except KubeError as error:
-            if error.transient or error.terminating:
+        except (KubeError, BeingReplaced) as error:
+            if not self._patience.is_over(key, error):
                 raise
             this.outcome.refused = error
+        else:
+            self._patience.renew(key)
         deployment = self._applier.deployment(key, owned.deployment)
         status = build(replace(this.facts, apply_error=this.outcome.refused, deployment=deployment))
         wait = await self._statuses.write(key, entry, facts.previous, status, this.confirm)
@@ -333,6 +337,7 @@ class Reconciler:
             log.info("MCPServer %s/%s is gone", *key)
         self._statuses.forget(key)
         self._applier.forget(key)
+        self._patience.renew(key)
         self._plans.forget(key)
         self._session_keys.forget(key)
         self._reports.forget(key)

@@ -13,7 +13,7 @@ from typing import Any
 
 from mcp_operator.conditions import Finding, by_type, condition
 from mcp_operator.diagnosis import Diagnosis, current_replica_set, diagnose, stuck
-from mcp_operator.errors import KubeError, NameConflict, Problem
+from mcp_operator.errors import BeingReplaced, KubeError, NameConflict, Problem
 from mcp_operator.observed import DeploymentView, PodView, ReplicaSetView
 from mcp_operator.reasons import REASONS, TYPES, ConditionType
 from mcp_operator.references import MissingReference, Version
@@ -58,8 +58,8 @@ class Facts:
     problems: tuple[Problem, ...] = ()
     """Of the spec; then nothing of it was applied."""
     conflict: NameConflict | None = None
-    apply_error: KubeError | None = None
-    """The API server's refusal of something that was applied, where trying again alone does not help."""
+    apply_error: KubeError | BeingReplaced | None = None
+    """Why something could not be applied, where trying again alone does not help, or did not for a while."""
     url: str | None = None
     selector: str | None = None
     config_hash: str | None = None
@@ -144,8 +144,14 @@ def _blocked(facts: Facts) -> Finding | None:
         told = [f"{each.path}: {each.message}" if each.path else each.message for each in facts.problems]
         return Finding("Ready", "InvalidSpec", _listed(told))
     if facts.apply_error is not None:
-        return Finding("Ready", "ApplyFailed", f"the API server refuses it: {clean(facts.apply_error.message, 800)}")
+        return Finding("Ready", "ApplyFailed", _refusal(facts.apply_error))
     return None
+
+
+def _refusal(error: KubeError | BeingReplaced) -> str:
+    if isinstance(error, BeingReplaced):
+        return clean(str(error), 800)
+    return f"the API server refuses {error.about or 'it'}: {clean(error.message, 800)}"
 
 
 def _ready(

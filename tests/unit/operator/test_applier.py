@@ -228,7 +228,7 @@ async def test_what_a_deleted_mcpserver_of_the_name_left_behind_is_waited_for(cl
 async def test_a_refusal_is_told_and_the_rest_applied(cluster) -> None:
     cluster.refusals["Service"] = Forbidden(403, "Forbidden", "exceeded quota")
     outcome = await cluster.run()
-    assert (str(outcome.refused), outcome.refused_object) == ("exceeded quota", "Service search")
+    assert (str(outcome.refused), outcome.refused.about) == ("exceeded quota", "Service search")
     assert cluster.writes == ["ConfigMap search-abc", "Deployment search"]
     cluster.refusals.clear()
     outcome = await cluster.run()

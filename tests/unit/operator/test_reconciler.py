@@ -444,6 +444,58 @@ async def test_what_passes_by_itself_is_not_told(operator) -> None:
     assert "status MCPServer search" not in operator.cluster.writes
 
 
+@pytest.mark.parametrize(
+    ("verb", "kind", "object"),
+    [("apply", "Service", "Service search"), ("apply", "Deployment", "Deployment search"), ("get", "Secret", "it")],
+)
+async def test_what_should_pass_by_itself_and_does_not_is_told(operator, verb, kind, object) -> None:
+    words = "Internal error occurred: failed to allocate a serviceIP: range is full"
+    operator.cluster.refusals[verb, kind] = Unavailable(500, "InternalError", words)
+    with pytest.raises(Unavailable):
+        await operator.once()
+    operator.now += 4.9
+    with pytest.raises(Unavailable):
+        await operator.once()
+    operator.now += 0.2
+    result = await operator.once()
+    assert result.failed
+    assert operator.condition() == ("False", "ApplyFailed", f"the API server refuses {object}: {words}")
+    assert operator.condition("Progressing")[1] == "Blocked"
+    assert operator.events == [("Warning", "ApplyFailed")]
+    await operator.once()
+    assert operator.cluster.writes[-1:] != ["status MCPServer search"]
+    operator.cluster.refusals.clear()
+    result = await operator.once()
+    assert not result.failed
+    assert operator.condition()[1] == "Progressing"
+    # patience begins anew
+    operator.cluster.refusals["apply", "Service"] = Unavailable(500, "InternalError", words)
+    operator.cluster.put(server(http=HTTP, service={"port": 81}))
+    with pytest.raises(Unavailable):
+        await operator.once()
+
+
+async def test_an_api_server_that_does_not_answer_is_only_asked_again(operator) -> None:
+    operator.cluster.refusals["apply", "Service"] = Unavailable(0, "Unreachable", "connection refused")
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await operator.once()
+        operator.now += 60
+    assert "status" not in operator.object("MCPServer")
+
+
+async def test_what_is_left_of_a_predecessor_and_does_not_go_is_told(operator) -> None:
+    await serving(operator)
+    operator.cluster.objects.pop(("MCPServer", *KEY))
+    operator.cluster.put(server())
+    with pytest.raises(BeingReplaced):
+        await operator.once()
+    operator.now += 6
+    await operator.once()
+    assert operator.condition()[1] == "ApplyFailed"
+    assert "of the deleted MCPServer search is not gone yet" in operator.condition()[2]
+
+
 async def test_a_name_that_is_taken_is_told_and_heals(operator) -> None:
     foreign = {"kind": "Deployment", "metadata": {"namespace": "team", "name": "search"}, "spec": {}}
     operator.cluster.put(foreign)
