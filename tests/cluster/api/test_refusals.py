@@ -130,6 +130,46 @@ def test_quota_on_pods(api: Api, operator: OperatorProcess, pod_agent: PodAgent,
     wait_for(api, namespace, "one", "Available", "True", timeout=90)
 
 
+def test_webhook_that_is_down(api: Api, operator: OperatorProcess, namespace: str) -> None:
+    """The API server answers 500, as if that passed by itself; it does when somebody mends the webhook."""
+    group = "admissionregistration.k8s.io/v1"
+    place = f"/apis/{group}/validatingwebhookconfigurations"
+    webhook = {
+        "name": "policies.example.com",
+        "clientConfig": {"url": "https://127.0.0.1:1/"},
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["services"]}],
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "failurePolicy": "Fail",
+    }
+    metadata = {"name": f"down-{namespace}"}
+    made = {"apiVersion": group, "kind": "ValidatingWebhookConfiguration", "metadata": metadata, "webhooks": [webhook]}
+    api.request("POST", place, made)
+    try:
+        service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "probe", "namespace": namespace}}
+
+        def in_force() -> bool:
+            try:
+                api.create({**service, "spec": {"ports": [{"port": 80}]}}, dryRun="All")
+            except ApiError as error:
+                assert (error.status, error.reason) == (500, "InternalError")
+                return True
+            return False
+
+        eventually(in_force, "the webhook in force")
+        api.create(mcp_server(namespace))
+        server = wait_for(api, namespace, "one", "Ready", "False", "ApplyFailed")
+        said = explained(api, server, "ApplyFailed")
+        assert "refuses Service one: " in said
+        assert "policies.example.com" in said
+    finally:
+        api.request("DELETE", f"{place}/{metadata['name']}")
+    settled(api, namespace)
+    wait_for(api, namespace, "one", "SecretsResolved", "True", "NoneNeeded")
+    eventually(lambda: api.get("deployments", namespace, "one") is not None, "the Deployment")
+
+
 def test_quota_on_services(api: Api, operator: OperatorProcess, namespace: str) -> None:
     made = api.create(quota(namespace, services="0"))
     eventually(
