@@ -275,6 +275,14 @@ OBSERVABILITY = Section(
             ANNOTATIONS,
             {"prometheus.io/scrape": "true", "prometheus.io/port": "8081"},
         ),
+        Value(
+            "monitoring.from",
+            [],
+            "Who may scrape the sidecars of all MCPServers, as NetworkPolicyPeers: their NetworkPolicies let in nobody "
+            "else but the operator and each one's own `monitoring.from`.",
+            OBJECTS,
+            [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+        ),
         *_monitor("monitoring.serviceMonitor", "a ServiceMonitor of the operator"),
         *_monitor("monitoring.podMonitor", "one PodMonitor of the sidecars of all MCPServers"),
         Value("dashboards.enabled", True, "Make a ConfigMap of each Grafana dashboard.", FLAG),

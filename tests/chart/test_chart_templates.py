@@ -35,6 +35,7 @@ def test_the_operator_takes_its_configuration(tmp_path: Any, monkeypatch: pytest
     values = {
         "watchNamespaces": ["tools"],
         "image": {"registry": "registry.example/x", "tag": "9.9", "pullSecrets": ["key"]},
+        "monitoring": {"from": [{"podSelector": {}}]},
         "operator": {"config": {"workers": 9, "log": {"level": "Debug"}, "images": {"sidecar": "own/sidecar:1"}}},
     }
     manifests = render(values)
@@ -45,6 +46,7 @@ def test_the_operator_takes_its_configuration(tmp_path: Any, monkeypatch: pytest
     loaded = load(str(file), environ={})
     assert loaded.watch_namespaces == ("tools",)
     assert loaded.workers == 9
+    assert len(loaded.monitoring_from) == 1
     assert loaded.log.level == "Debug"
     assert loaded.images.sidecar_image == "own/sidecar:1"
     assert loaded.images.sidecar_runtime_image == "registry.example/x/sidecar-runtime:9.9"
@@ -264,7 +266,7 @@ def test_notes_say_what_to_type_next() -> None:
         ({"crds": {"enabled": False}}, "The CRD mcpservers.outrigger.dev is not part of this release"),
         ({"crds": {"keep": False}}, "helm uninstall will delete the CRD, every MCPServer and its pods"),
         ({"replicas": 1}, "set replicas=2"),
-        ({"monitoring": {"podMonitor": {"enabled": True}}}, "monitoring.from"),
+        ({"monitoring": {"podMonitor": {"enabled": True}}}, "set monitoring.from to where it runs"),
     ],
 )
 def test_notes_are_about_the_values(values: dict[str, Any], words: str) -> None:

@@ -37,6 +37,7 @@ CHANGED: dict[str, Any] = {
     "image.pullSecrets": ["registry"],
     "livenessProbe": {"periodSeconds": 11},
     "readinessProbe": {"periodSeconds": 11},
+    "monitoring.from": [{"podSelector": {}}],
     "operator.config": {"workers": 9},
     "podDisruptionBudget.minAvailable": "50%",
     "topologySpreadConstraints": [],

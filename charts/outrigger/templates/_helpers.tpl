@@ -79,6 +79,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- $config := dict
   "images" $images
+  "monitoringFrom" .Values.monitoring.from
   "leaderElection" (dict "leaseName" (include "outrigger.leaseName" .))
   "operatorLabels" (include "outrigger.selectorLabels" . | fromYaml)
   "watchNamespaces" .Values.watchNamespaces
