@@ -48,9 +48,16 @@ class Answer:
 
 
 class ToolHttpServer:
-    """See the module. Legacy with sessions unless `modern`."""
+    """See the module. Legacy with sessions unless `modern`. `host` is its name in URLs, `bind` the address it has."""
 
-    def __init__(self, *, modern: bool = True, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        *,
+        modern: bool = True,
+        tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+        bind: str = "127.0.0.1",
+    ) -> None:
         self.modern = modern
         self.tools: list[dict[str, Any]] = [{"name": name} for name in ("echo", "headers", "wait", "big")]
         self.list_ttl_ms = 0
@@ -66,7 +73,7 @@ class ToolHttpServer:
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
         self._tls = tls
-        self._host = host
+        self._host, self._bind = host, bind
         self._server: ThreadingHTTPServer | None = None
         self._sockets: set[socket.socket] = set()
         self.port = 0
@@ -105,7 +112,7 @@ class ToolHttpServer:
             def handle_error(self, request: Any, client_address: Any) -> None:
                 return
 
-        self._server = Server(("127.0.0.1", self.port), Handler)
+        self._server = Server((self._bind, self.port), Handler)
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 

@@ -96,6 +96,11 @@ class Api:
         self._timeout = timeout
         self._local = threading.local()
 
+    @property
+    def host(self) -> str:
+        """The API server's address."""
+        return self._address.hostname or ""
+
     def request(self, method: str, target: str, body: Any = None, content: str = "application/json") -> Any:
         """Any request: the decoded answer (text where it is no JSON). Raises ApiError, OSError."""
         data = None if body is None else json.dumps(body)

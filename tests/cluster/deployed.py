@@ -53,18 +53,18 @@ _KINDS: dict[str, tuple[str, Object]] = {
             }
         },
     ),
+    "remote": ("", {}),
 }
-"""Kind → the container that runs the script, and the spec."""
+"""Kind → the container that runs the script, and the spec; that of a remote one is the test's."""
 
 
 def manifest(namespace: str, name: str = "one", kind: str = "stdio", **spec: Any) -> Object:
     """An MCPServer of one of the kinds, with `spec` merged into its spec. Callers need not be pods of its namespace."""
     container, base = _KINDS[kind]
-    template = {
-        "volumes": [{"name": SCRIPTS, "configMap": {"name": SCRIPTS}}],
-        container: {"volumeMounts": _MOUNT},
-    }
-    common = {**base, "podTemplate": template, "networkPolicy": {"mode": "Disabled"}}
+    common = {**base, "networkPolicy": {"mode": "Disabled"}}
+    if container:
+        volumes = [{"name": SCRIPTS, "configMap": {"name": SCRIPTS}}]
+        common["podTemplate"] = {"volumes": volumes, container: {"volumeMounts": _MOUNT}}
     return {
         "apiVersion": "outrigger.dev/v1alpha1",
         "kind": "MCPServer",
@@ -106,9 +106,9 @@ class Deployed:
         assert service is not None, f"no Service {self.name}"
         return f"http://{service['spec']['clusterIP']}:8080/mcp"
 
-    def caller(self, *, version: str | None = None) -> Caller:
+    def caller(self, *, version: str | None = None, token: str | None = None) -> Caller:
         """A caller through the Service: a modern one, or one of a legacy version."""
-        return Caller(self.url, version=version)
+        return Caller(self.url, version=version, token=token)
 
     def text(self, tool: str, **arguments: Any) -> str:
         """What a tool answers."""

@@ -22,13 +22,15 @@ from cluster.operator_process import lease_holder
 from cluster.sidecars import is_ready
 from cluster.steady_load import SteadyLoad
 
+from .conftest import Installed
+
 CUT = {"lost", "connect"}
 """How calls end whose sidecar was killed: their connection breaks, or is refused while its Service still names it."""
 NO_SERVER = {"connection_lost", "connect_failed", "server_exited", "upstream_unavailable", "circuit_open"}
 
 
 @pytest.fixture(scope="module")
-def kept(api: Api, installed: Any) -> Iterator[dict[str, Deployed]]:
+def kept(api: Api, installed: Installed) -> Iterator[dict[str, Deployed]]:
     """MCPServers that the tests of this module share: each heals what it breaks."""
     namespace = "test-kills"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -163,7 +165,7 @@ def test_a_node_agent_that_is_gone_for_a_while(node_cluster: NodeCluster, kept: 
         assert not load.failures, load.summary()
 
 
-def test_the_operator_dies_in_the_middle_of_a_change(api: Api, installed: Any, kept: dict[str, Deployed]) -> None:
+def test_the_operator_dies_in_the_middle_of_a_change(api: Api, installed: Installed, kept: dict[str, Deployed]) -> None:
     """The other replica of it takes the work up; nothing of the data plane depends on it."""
     servers = [kept["alone"], kept["pair"]]
     with contextlib.ExitStack() as stack:

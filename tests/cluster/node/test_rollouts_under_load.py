@@ -8,21 +8,21 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.api import Api, eventually
 from cluster.deployed import PLACE, deploy, names
-from cluster.node_agents import SOCKET
+from cluster.kubectl import Command
 from cluster.node_cluster import NodeCluster
 from cluster.servers import condition
 from cluster.sidecars import Witness
 from cluster.steady_load import SteadyLoad
 from images.contents import REGISTRY, version
 
-CHART = Path(__file__).resolve().parents[3] / "charts" / "outrigger"
+from .conftest import CHART, Installed
+
 NEXT = f"{version()}-next"
 TURN = "WaitingForTurn"
 
@@ -33,7 +33,7 @@ def assert_no_failure(load: SteadyLoad) -> None:
     assert not load.failures, load.summary()
 
 
-def test_a_change_of_the_users(api: Api, installed: Any, namespace: str) -> None:
+def test_a_change_of_the_users(api: Api, installed: Installed, namespace: str) -> None:
     """All kinds at the same time; legacy sessions of a Shared server outlive it, others are told to begin anew."""
     kinds = {
         "stdio": deploy(api, namespace, "stdio", replicas=1),
@@ -80,7 +80,7 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str | None]] = {
 """Name → kind, what is merged into a spec that works, and the reason of Ready."""
 
 
-def test_what_is_broken_replaces_nothing(api: Api, installed: Any, namespace: str) -> None:
+def test_what_is_broken_replaces_nothing(api: Api, installed: Installed, namespace: str) -> None:
     servers = {name: deploy(api, namespace, name, kind) for name, (kind, _, _) in BROKEN.items()}
     good = {name: server.ready().ready_pods(1) for name, server in servers.items()}
     specs = {name: server.object["spec"] for name, server in servers.items()}
@@ -144,20 +144,18 @@ def complete(deployment: dict[str, Any]) -> bool:
 
 
 @pytest.fixture
-def upgrade(node_cluster: NodeCluster, helm: Callable[..., str], installed: Any) -> Iterator[Callable[..., None]]:
+def upgrade(node_cluster: NodeCluster, helm: Command, installed: Installed) -> Iterator[Callable[..., None]]:
     """`upgrade("image.tag=…")`: the release with these values, two MCPServers at a time; taken back after the test."""
     for image in ("sidecar", "sidecar-runtime", "operator"):
         tags = (f"{REGISTRY}/{image}:{tag}" for tag in (version(), NEXT))
-        command = ["ctr", "--address", SOCKET, "--namespace", "k8s.io", "images", "tag", "--force", *tags]
-        node_cluster.exec_in_node(command)
+        node_cluster.ctr("images", "tag", "--force", *tags)
 
     def run(*values: str) -> None:
-        options = [word for value in ("operator.config.maxConcurrentRollouts=2", *values) for word in ("--set", value)]
-        where = ("--namespace", installed.namespace)
-        helm("upgrade", "outrigger", str(CHART), *where, "--reuse-values", *options, "--wait", "--timeout", "2m")
+        options = [word for value in values for word in ("--set", value)]
+        helm("upgrade", installed.release, CHART, *installed.arguments, *options, timeout=150)
 
-    yield run
-    run(f"image.tag={version()}", "image.digests.sidecarRuntime=")
+    yield lambda *values: run("operator.config.maxConcurrentRollouts=2", *values)
+    run()
 
 
 def test_another_version_takes_turns(api: Api, upgrade: Callable[..., None], namespace: str) -> None:
