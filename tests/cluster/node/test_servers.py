@@ -16,7 +16,6 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,8 +25,9 @@ from mcp.client.client import Client
 from mcp.shared.exceptions import MCPError
 
 from cluster.api import Api, eventually
-from cluster.deployed import RUNTIME, Deployed, first_process, names, page, restarts, status
-from cluster.images_for_tests import ECHO, EVERYTHING, archives
+from cluster.deployed import Deployed, first_process, names, page, restarts, status
+from cluster.four_kinds import EXAMPLE, KINDS, STDIO, manifests
+from cluster.images_for_tests import archives
 from cluster.kubectl import Command
 from cluster.kubernetes_programs import programs
 from cluster.node_cluster import NodeCluster
@@ -38,87 +38,11 @@ from raw_mcp import META
 from tcp_relay import TcpRelay
 
 Object = dict[str, Any]
-
-EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "everything.yaml"
-STDIO = ("everything", "bridged")
-KINDS = (*STDIO, "contained", "remote")
-CONFORMANCE_TIMEOUT = 300.0
-"""Seconds for all kinds: each session of the stdio ones is a process that imports the SDK. 40 with two idle cores."""
 MODES = ("legacy", "2026-07-28")
 LEGACY = "2025-06-18"
 TEXT = "This is a simple text response for testing."
-SPECS: dict[str, Object] = {
-    "bridged": {
-        "stdio": {
-            "image": EVERYTHING,
-            "command": "mcp-everything-server",
-            "isolation": "PerSession",
-            "maxSessions": 100,
-        }
-    },
-    "contained": {"http": {"image": EVERYTHING, "args": ["serve", "--port", "8000"]}},
-    "remote": {
-        "remote": {"url": "http://upstream:8000/mcp"},
-        "readiness": "Upstream",
-        "health": {"interval": "1s"},
-    },
-    "pair": {"stdio": {"image": ECHO, "command": "/echo", "args": ["stdio"], "isolation": "PerSession"}, "replicas": 2},
-    "stuck": {"stdio": {"image": ECHO, "command": "/echo", "args": ["stdio"]}, "shutdown": {"gracePeriod": "1s"}},
-}
-"""MCPServers beside the example's: name → spec."""
-_CONTAINER = {
-    "imagePullPolicy": "IfNotPresent",
-    "securityContext": {
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "runAsNonRoot": True,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    },
-}
-
-
-def manifests() -> list[Object]:
-    """The MCPServers, the remote server, a pod that calls, and a policy that lets this machine call too."""
-    upstream = {
-        **_CONTAINER,
-        "name": "server",
-        "image": EVERYTHING,
-        "args": ["serve", "--host", "0.0.0.0"],
-        "readinessProbe": {"tcpSocket": {"port": 8000}, "periodSeconds": 1},
-    }
-    calling = {**_CONTAINER, "name": "caller", "image": RUNTIME, "command": ["sleep", "3600"]}
-    labels = {"app": "upstream"}
-    template = {"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 3, "containers": [upstream]}}
-    return [
-        *(
-            {"apiVersion": "outrigger.dev/v1alpha1", "kind": "MCPServer", "metadata": {"name": name}, "spec": spec}
-            for name, spec in SPECS.items()
-        ),
-        {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": {"name": "upstream"},
-            "spec": {"selector": {"matchLabels": labels}, "template": template},
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": "upstream"},
-            "spec": {"selector": labels, "ports": [{"port": 8000}]},
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "caller", "labels": {"app": "caller"}},
-            "spec": {"terminationGracePeriodSeconds": 0, "containers": [calling]},
-        },
-        {
-            "apiVersion": "networking.k8s.io/v1",
-            "kind": "NetworkPolicy",
-            "metadata": {"name": "let-in"},
-            "spec": {"podSelector": {}, "ingress": [{}], "policyTypes": ["Ingress"]},
-        },
-    ]
+CONFORMANCE_TIMEOUT = 300.0
+"""Seconds for all kinds: each session of the stdio ones is a process that imports the SDK. 40 with two idle cores."""
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +52,14 @@ def place(api: Api, kubectl: Command, node_cluster: NodeCluster, installed: Any)
     name = f"servers-{uuid.uuid4().hex[:8]}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-    eventually(lambda: api.get("serviceaccounts", name, "default"), "the default ServiceAccount", 60)
-    kubectl("apply", "--namespace", name, "-f", str(EXAMPLE))
-    rest = "\n---\n".join(json.dumps(manifest) for manifest in manifests())
-    kubectl("apply", "--namespace", name, "-f", "-", input=rest)
-    yield name
-    api.delete("namespaces", None, name)
+    try:
+        eventually(lambda: api.get("serviceaccounts", name, "default"), "the default ServiceAccount", 60)
+        kubectl("apply", "--namespace", name, "-f", str(EXAMPLE))
+        rest = "\n---\n".join(json.dumps(manifest) for manifest in manifests())
+        kubectl("apply", "--namespace", name, "-f", "-", input=rest)
+        yield name
+    finally:
+        api.delete("namespaces", None, name)
 
 
 @pytest.fixture(scope="module")
