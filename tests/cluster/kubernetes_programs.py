@@ -3,7 +3,7 @@
 The module in `kubernetes/` names and pins them; `go_programs` builds. A first build of all of them takes 5 to 10
 minutes on two cores, a later run nothing.
 
-    python tests/cluster/kubernetes_programs.py [NAME…]     builds what is missing, prints the directory
+    python tests/cluster/kubernetes_programs.py [NAME… | --all]     builds what is missing, prints the directory
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Build what is missing and print where it is."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(PACKAGES)}; by default the control plane")
-    names = parser.parse_args(arguments).names
+    parser.add_argument("--all", action="store_true", help="those of nodes too")
+    asked = parser.parse_args(arguments)
+    names = list(PACKAGES) if asked.all else asked.names
     if unknown := set(names) - PACKAGES.keys():
         parser.error(f"no such program: {', '.join(sorted(unknown))}")
     try:

@@ -6,6 +6,8 @@ APIService `v1beta1.metrics.k8s.io`, their endpoints made by hand.
 
 from __future__ import annotations
 
+import http.client
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +150,14 @@ class Addons:
         return manifests
 
     def _dns_ready(self) -> bool:
-        return "OK" in self._machine.run("sh", "-c", f"curl -s {self._machine.address}:{DNS_READY_PORT}/ready || :")
+        connection = http.client.HTTPConnection(self._machine.address, DNS_READY_PORT, timeout=5)
+        try:
+            connection.request("GET", "/ready")
+            return connection.getresponse().status == HTTPStatus.OK
+        except http.client.HTTPException:
+            return False
+        finally:
+            connection.close()
 
     def _metrics_ready(self) -> bool:
         found = self._cluster.api.get("apiservices", None, METRICS_API) or {}

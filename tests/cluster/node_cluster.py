@@ -1,4 +1,4 @@
-"""A whole Kubernetes on this machine: a control plane, nodes with a kubelet that run pods, DNS and metrics.
+"""A whole Kubernetes on this machine: a control plane, nodes that run pods, DNS, metrics, NetworkPolicies enforced.
 
 Pods, Services and nodes are reached from here over the nodes' links, the API server from pods over the same. Several
 clusters at once have addresses of their own. Nothing is left of it when it is closed, or when its process is killed.
@@ -16,21 +16,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 
 from certificates import Authority
 from cluster.addon_programs import pause_archive
 from cluster.addon_programs import programs as addon_programs
-from cluster.api import eventually
+from cluster.api import ApiError, eventually
 from cluster.background_process import BackgroundProcess
 from cluster.control_plane import ControlPlane
 from cluster.kubernetes_programs import programs
 from cluster.node_addons import Addons
 from cluster.node_agents import PAUSE_IMAGE, Node
 from cluster.node_machine import DIRECTORY_PREFIX, Machine
+from cluster.node_policy_enforcer import PolicyEnforcer
 from sidecar_process import free_ports
 
 IMAGES = Path(__file__).resolve().parents[2] / "dist" / "images"
+IMAGE_SOURCES = ("bridge", "images", "operator", "requirements", "sidecar")
 READY_TIMEOUT = 90.0
 DNS_NUMBER = 10
 
@@ -56,6 +60,7 @@ class NodeCluster(ControlPlane):
             for number, machine in enumerate(self._machines, 1)
         ]
         self._addons = Addons(first, self, self._authority, dns)
+        self._policies = PolicyEnforcer(self.api, self._machines)
         self.scheduler = BackgroundProcess(
             "kube-scheduler", [programs("kube-scheduler")["kube-scheduler"], *self._scheduler_flags()], directory
         )
@@ -70,15 +75,18 @@ class NodeCluster(ControlPlane):
         self._machines[0].route_from_host(self.service_range)
         super().start()
         self.scheduler.start()
+        self._policies.start()
         pause = pause_archive(PAUSE_IMAGE, self.directory / "pause.tar")
         for node in self.nodes:
             node.start((pause,))
         self._addons.start()
         self.wait_until_ready()
         self._addons.wait()
+        eventually(self._described, "the API described", READY_TIMEOUT)
 
     def close(self) -> None:
         """End and remove everything; pods get no grace."""
+        self._policies.close()
         for node in self.nodes:
             node.close()
         self._addons.close()
@@ -108,8 +116,8 @@ class NodeCluster(ControlPlane):
         """Let every node have the images of these archives; by default those of `python -m images`."""
         chosen = archives or tuple(sorted(IMAGES.glob("*.tar")))
         assert chosen, f"no archives in {IMAGES.parent.name}/{IMAGES.name}: make image"
-        for node in self.nodes:
-            node.import_images(*chosen)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda node: node.import_images(*chosen), self.nodes))
 
     def exec_in_node(self, command: list[str], *, node: int = 0, input: str | None = None) -> str:
         """Run a command in a node's network; what it printed. Raises CalledProcessError."""
@@ -131,11 +139,19 @@ class NodeCluster(ControlPlane):
     def logs(self) -> str:
         """The end of every log, for a failure's message."""
         scheduler = self.scheduler.describe(f"returncode {self.scheduler.returncode}", 12)
-        return "\n".join(
-            [super().logs(), scheduler, *(node.describe() for node in self.nodes), self._addons.describe()]
-        )
+        nodes = (node.describe() for node in self.nodes)
+        return "\n".join((super().logs(), scheduler, *nodes, self._addons.describe(), self._policies.describe()))
 
     # How
+
+    def _described(self) -> bool:
+        # kubectl and helm check by it what they send; it is made anew when metrics-server has registered
+        try:
+            return all(self.api.request("GET", f"/openapi/{version}") for version in ("v2", "v3"))
+        except ApiError as error:
+            if error.status != HTTPStatus.SERVICE_UNAVAILABLE:
+                raise
+            return False
 
     def _api_server_flags(self) -> list[str]:
         kubelet_cert, kubelet_key = self._authority.issue(
@@ -177,7 +193,11 @@ def prepare() -> None:
     """Build what a cluster needs and is missing, and our images as the code is now. Raises ProgramsMissing."""
     programs("kube-scheduler", "kubelet", "kube-proxy")
     addon_programs()
-    subprocess.run([sys.executable, "-m", "images"], cwd=IMAGES.parents[1], check=True, stdout=subprocess.DEVNULL)
+    root = IMAGES.parents[1]
+    written = min((path.stat().st_mtime for path in IMAGES.glob("*.tar")), default=0.0)
+    sources = [path for folder in IMAGE_SOURCES for path in (root / folder).rglob("*") if path.is_file()]
+    if any(path.stat().st_mtime >= written for path in sources if "__pycache__" not in path.parts):
+        subprocess.run([sys.executable, "-m", "images"], cwd=root, check=True, stdout=subprocess.DEVNULL)
 
 
 def run_until_interrupted() -> None:

@@ -60,6 +60,12 @@ class Machine:
         self._first = BackgroundProcess("machine", self._first_command(), self.directory)
 
     @property
+    def pid(self) -> int:
+        """Its first process, as we see it."""
+        outer = self._first.pid
+        return int(Path(f"/proc/{outer}/task/{outer}/children").read_text().split()[0])
+
+    @property
     def cgroup(self) -> str:
         """The cgroup that is to hold all that its pods run, of every hierarchy."""
         return f"/{self.name}"
@@ -68,14 +74,13 @@ class Machine:
         """Namespaces, link, addresses, cgroups. Raises ProcessFailed, CalledProcessError."""
         self._first.start()
         self._first.wait_until((self.directory / "up").exists, "up", START_TIMEOUT)
-        first = self._pid()
-        _ip(f"link add {self.name} type veth peer name eth0 netns {first}")
+        _ip(f"link add {self.name} type veth peer name eth0 netns {self.pid}")
         _ip(f"address add {self.host_address}/30 dev {self.name}")
         _ip(f"link set {self.name} up")
         self.run("ip", "address", "add", f"{self.address}/30", "dev", "eth0")
         self.run("ip", "link", "set", "eth0", "up")
         self.run("ip", "route", "add", "default", "via", self.host_address)
-        self.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+        self.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
         self.route_from_host(self.pods)
         _make_cgroups(self.name)
 
@@ -86,7 +91,7 @@ class Machine:
     def link(self, other: Machine) -> None:
         """A direct link, over which the two reach each other and each other's pods."""
         ours, theirs = f"to{other.slot}", f"to{self.slot}"
-        _ip(f"link add {ours} netns {self._pid()} type veth peer name {theirs} netns {other._pid()}")
+        _ip(f"link add {ours} netns {self.pid} type veth peer name {theirs} netns {other.pid}")
         for one, peer, device in ((self, other, ours), (other, self, theirs)):
             one.run("ip", "link", "set", device, "up")
             one.run("ip", *f"route add {peer.address}/32 dev {device} src {one.address}".split())
@@ -94,7 +99,7 @@ class Machine:
 
     def command(self, *words: str | Path) -> list[str]:
         """The command line that runs `words` on this machine."""
-        enter = ["nsenter", f"--target={self._pid()}", "--net", "--mount", "--pid"]
+        enter = ["nsenter", f"--target={self.pid}", "--net", "--mount", "--pid"]
         # nsenter waits outside for its child; killed, it takes the child along
         return [*enter, "--", "setpriv", "--pdeathsig", "KILL", *(str(word) for word in words)]
 
@@ -134,11 +139,6 @@ class Machine:
         lines.append("while :; do sleep 1000000; done")
         isolate = ["unshare", "--net", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child=KILL"]
         return [*isolate, "--mount-proc", "sh", "-c", "\n".join(lines)]
-
-    def _pid(self) -> int:
-        """The first process of the machine, as we see it."""
-        outer = self._first.pid
-        return int(Path(f"/proc/{outer}/task/{outer}/children").read_text().split()[0])
 
 
 def _ip(arguments: str) -> None:

@@ -129,3 +129,7 @@ require (
 	sigs.k8s.io/structured-merge-diff/v6 v6.4.0 // indirect
 	sigs.k8s.io/yaml v1.6.0 // indirect
 )
+
+// As Kubernetes 1.36.3 has it: built with Go 1.27, later ones describe the metrics API in a form that the API server
+// cannot hand on, and then kubectl and helm can check nothing that they send.
+replace k8s.io/kube-openapi => k8s.io/kube-openapi v0.0.0-20260317180543-43fb72c5454a

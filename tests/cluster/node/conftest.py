@@ -86,7 +86,13 @@ def installed(helm: Command, node_cluster: NodeCluster, failure_logs: dict[str, 
     values.write_text(json.dumps({"operator": {"config": QUICK}}))
     arguments = ("--namespace", NAMESPACE, "--values", str(values), "--wait", "--timeout", "120s")
     failure_logs["operator"] = lambda: kubectl_of(node_cluster)(
-        "--namespace", NAMESPACE, "logs", "--selector", "app.kubernetes.io/name=outrigger", "--prefix", "--tail=60"
+        "--namespace",
+        NAMESPACE,
+        "logs",
+        "--selector",
+        "app.kubernetes.io/name=outrigger-operator",
+        "--prefix",
+        "--tail=60",
     )
     helm("install", "outrigger", CHART, "--create-namespace", *arguments, timeout=150)
     return Installed(NAMESPACE, "outrigger", arguments)
