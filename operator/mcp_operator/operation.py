@@ -19,6 +19,7 @@ from mcp_operator.applier import APPLIED, Applier
 from mcp_operator.config import OperatorConfig
 from mcp_operator.desired import Cluster, Images
 from mcp_operator.errors import KubeError, OperatorError
+from mcp_operator.first_list import read_all
 from mcp_operator.handlers import watch
 from mcp_operator.inventory import Inventory
 from mcp_operator.kube.client import Client
@@ -48,6 +49,8 @@ _STOP_GRACE = 5.0
 """Seconds that reconciles under way get at the end."""
 _DISCOVERY_INTERVAL = 300.0
 """Seconds between two looks whether PodMonitors are served."""
+_LIST_INTERVAL = 2.0
+"""Seconds between two tries to list the MCPServers."""
 _CRD_INTERVAL = 5.0
 """Seconds between two looks whether the CRD is there."""
 
@@ -172,6 +175,10 @@ class Operation:
                 for resource, informer in self._informers.items():
                     self.progress.step = f"reading {resource}"
                     await self._either(informer.synced, stop)
+                listed = asyncio.Event()
+                self.progress.step = f"reading {MCP_SERVERS}"
+                self._spawn(group, self._list_servers(listed), "list")
+                await self._either(listed, stop)
                 if not stop.is_set():
                     await self._work_until(stop, group)
             finally:
@@ -191,6 +198,18 @@ class Operation:
         self._draining = True
         self.queue.close()
         await asyncio.wait(workers, timeout=_STOP_GRACE)
+
+    async def _list_servers(self, listed: asyncio.Event) -> None:
+        told = ""
+        while not listed.is_set():
+            try:
+                await read_all(self._client, self.store, self._config.watch_namespaces)
+                listed.set()
+            except KubeError as problem:
+                if problem.reason != told:
+                    told = problem.reason
+                    log.warning("MCPServers cannot be listed: %s", problem)
+                await asyncio.sleep(_LIST_INTERVAL)
 
     async def _connect(self) -> Connection:
         return await Connection.load(self._config.kubeconfig, self._config.context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -102,6 +103,20 @@ def test_a_new_operator_writes_nothing(
         for one in api.list(resource, namespace)
     }
     assert now == versions
+
+
+def test_who_is_ready_has_seen_everything(
+    api: Api, start_operator: Callable[..., OperatorProcess], namespace: str
+) -> None:
+    count = 250
+    with ThreadPoolExecutor(4) as makers:
+        for made in [
+            makers.submit(api.create, mcp_server(namespace, f"server-{number}", kind="remote", replicas=0))
+            for number in range(count)
+        ]:
+            made.result()
+    operator = start_operator(name="late").wait_until_leading()
+    assert operator.metrics()["outrigger_operator_queue_adds_total"] >= count
 
 
 @pytest.mark.parametrize("propagation", ["Background", "Foreground"])

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mcp_operator.config import OperatorConfig
-from mcp_operator.errors import Throttled
+from mcp_operator.errors import Throttled, Unavailable
+from mcp_operator.kube.client import Page
 from mcp_operator.metrics import OperatorMetrics
 from mcp_operator.operation import Operation
 from mcp_operator.queue import WorkQueue
@@ -88,3 +89,42 @@ async def test_one_that_is_made_anew_while_the_old_one_is_found_gone_is_not_lost
         operation.queue.add(KEY)
         await asyncio.sleep(1)
         assert len(asked) == 2
+
+
+class Pages:
+    """An API server with MCPServers of one namespace each, two on a page, that fails first."""
+
+    def __init__(self, *names: str, failures: int = 0) -> None:
+        self.names = names
+        self.failures = failures
+        self.asked: list[tuple[str | None, str]] = []
+
+    async def page(self, resource: Any, namespace: str | None = None, *, token: str = "") -> Page:
+        self.asked.append((namespace, token))
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable(503, "ServiceUnavailable", "later")
+        start = int(token or 0)
+        found = [{"metadata": {"namespace": namespace or "team", "name": name, "uid": name}} for name in self.names]
+        return Page(found[start : start + 2], "7", str(start + 2) if start + 2 < len(found) else "")
+
+
+@on_virtual_loop
+async def test_everything_is_listed_before_it_is_ready() -> None:
+    pages = Pages("a", "b", "c", failures=2)
+    operation = Operation(OperatorConfig(), pages, OperatorMetrics())  # type: ignore[arg-type]
+    listed = asyncio.Event()
+    await asyncio.wait_for(operation._list_servers(listed), 10)
+    assert listed.is_set()
+    assert sorted(operation.store) == [("team", name) for name in "abc"]
+    assert len(operation.queue) == 3
+    assert operation.store.get(("team", "a")).manifest["kind"] == "MCPServer"  # type: ignore[union-attr]
+    assert pages.asked == [(None, ""), (None, ""), (None, ""), (None, "2")]
+
+
+@on_virtual_loop
+async def test_only_the_namespaces_that_are_watched_are_listed() -> None:
+    pages = Pages("a")
+    operation = Operation(OperatorConfig(watch_namespaces=("x", "y")), pages, OperatorMetrics())  # type: ignore[arg-type]
+    await operation._list_servers(asyncio.Event())
+    assert sorted(operation.store) == [("x", "a"), ("y", "a")]
