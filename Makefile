@@ -89,6 +89,10 @@ bridge: venv ## Compile the bridge for amd64 and arm64 into dist/bridge
 image: venv ## Make the container images as archives in dist/images, without Docker
 	@$(BIN)/python -m images
 
+.PHONY: chart
+chart: venv ## Package the Helm chart into dist/chart
+	@"$$(PYTHONPATH=tests $(BIN)/python -m chart.tools helm)" package charts/outrigger --destination dist/chart
+
 .PHONY: clean
 clean: ## Remove what was built here (not OUTRIGGER_CACHE)
 	@rm -rf .venv .cache dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

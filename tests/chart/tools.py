@@ -2,12 +2,13 @@
 
 The module in `tools/` names and pins them; `go_programs` builds. Both take about two minutes once.
 
-    cd tests && PYTHONPATH=. python -m chart.tools     builds what is missing, prints the paths
+    cd tests && PYTHONPATH=. python -m chart.tools [NAME…]     builds what is missing, prints the paths
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from go_programs import GoModule, ProgramsMissing
@@ -40,10 +41,10 @@ def _module() -> GoModule:
     )
 
 
-def main() -> int:
+def main(names: Sequence[str] = tuple(sys.argv[1:])) -> int:
     """Build what is missing and print where it is."""
     try:
-        print(helm(), kubeconform(), sep="\n")
+        print(*_module().programs(*names).values(), sep="\n")
     except ProgramsMissing as error:
         print(f"chart: {error}", file=sys.stderr)
         return 1
