@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import socket
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,30 @@ def is_free(port: int) -> bool:
     return True
 
 
+class _Shown:
+    """What people were told of one server: a failure once, until it is well again or is another one.
+
+    A server that fails again and again mostly says two or three things in turn, for ever.
+    """
+
+    def __init__(self) -> None:
+        self._last: State | None = None
+        self._since_well: deque[State] = deque(maxlen=32)
+
+    def is_news(self, state: State) -> bool:
+        """Whether the state is another one, and was not told since the server was well."""
+        if state == self._last:
+            return False
+        self._last = state
+        if state.phase in ("Ready", "Refused"):
+            self._since_well.clear()
+        elif state in self._since_well:
+            return False
+        else:
+            self._since_well.append(state)
+        return True
+
+
 @dataclass
 class _Running:
     plan: LocalPlan
@@ -128,7 +153,7 @@ class LocalServers:
         self._session_key = session_key
         self._keys: dict[Key, bytes] = {}
         self._running: dict[Key, _Running] = {}
-        self._shown: dict[Key, State] = {}
+        self._shown: dict[Key, _Shown] = {}
 
     def reserve(self, plans: Plans) -> None:
         """Give each server of `plans` its port. Raises PortsTakenError."""
@@ -236,7 +261,10 @@ class LocalServers:
         files = self._files(key, plan, running.folder)
         before = running.plan
         running.plan = plan
-        if running.folder.write(files) and plan.config != before.config:
+        if not running.folder.write(files):
+            return
+        self._shown.pop(key, None)
+        if plan.config != before.config:
             self._reporter.line(plan.name, "a new config is written")
 
     def _confirm(self, key: Key, file_hash: str) -> None:
@@ -265,8 +293,7 @@ class LocalServers:
 
     def _show(self, plan: LocalPlan | Refused, url: str, state: State) -> None:
         key = (plan.namespace, plan.name)
-        if self._shown.get(key) != state:
-            self._shown[key] = state
+        if self._shown.setdefault(key, _Shown()).is_news(state):
             self._reporter.server(plan, url, state)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mcp_operator.local_servers import Ports, PortsTakenError, is_free
+from mcp_operator.local_servers import LocalServers, Ports, PortsTakenError, Refused, is_free
 from mcp_operator.local_sidecar import State, fetch, readable, state_of
 
 A, B, C = ("n", "a"), ("n", "b"), ("n", "c")
@@ -79,6 +80,47 @@ SLOTS = {"modern": {"slots": [{"stderr": ["first", "no database here "]}]}}
 )
 def test_what_a_status_means(found: dict[str, Any], state: State) -> None:
     assert state_of(found, before=STARTING) == state
+
+
+class Told(list[str]):
+    """A reporter that keeps what it is to show."""
+
+    def server(self, plan: Any, url: str, state: State) -> None:
+        self.append(state.text or state.phase)
+
+
+def shown(tmp_path: Path, *states: State) -> list[str]:
+    """What people see of a server with these states."""
+    told = Told()
+    servers = LocalServers(
+        load=dict,
+        look=lambda: 0,
+        folder=tmp_path,
+        ports=Ports(1, exact=False),
+        reporter=told,  # type: ignore[arg-type]
+        session_key=bytes,
+    )
+    for state in states:
+        servers._show(Refused("web", "team", "stdio", ""), "", state)
+    return told
+
+
+CRASHED, WAITS = State("Failing", "it ended with 1"), State("Failing", "it is started again")
+ENDS = [State("Ended", f"ended; again in {wait} s") for wait in (1, 2, 4, 30)]
+
+
+def test_a_server_that_fails_for_ever_says_it_once(tmp_path: Path) -> None:
+    assert shown(tmp_path, STARTING, *[CRASHED, WAITS] * 50) == ["Starting", CRASHED.text, WAITS.text]
+    rounds = [state for end in (*ENDS, ENDS[-1], ENDS[-1]) for state in (STARTING, end)]
+    assert shown(tmp_path, *rounds) == ["Starting", *(end.text for end in ENDS)]
+
+
+def test_every_change_between_well_and_failing_is_shown(tmp_path: Path) -> None:
+    ready = State("Ready", "ready")
+    states = [STARTING, ready, CRASHED, ready, CRASHED, WAITS, ready, STARTING, ready]
+    assert shown(tmp_path, *states) == [state.text or state.phase for state in states]
+    refused = [State("Refused", text) for text in "aba"]
+    assert shown(tmp_path, *refused) == list("aba")
 
 
 def test_log_lines_are_for_people() -> None:
