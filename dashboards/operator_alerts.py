@@ -68,10 +68,10 @@ GROUPS: Final = (
                 """,
                 wait="15m",
                 severity="warning",
-                summary="""
-                    Prometheus has no metrics of {{ if $labels.server }}the sidecars of {{ $labels.namespace }}/{{
-                    $labels.server }}{{ else }} the operator{{ end }}.
-                """,
+                summary=(
+                    "Prometheus has no metrics of {{ if $labels.server }}the sidecars of "
+                    "{{ $labels.namespace }}/{{ $labels.server }}{{ else }}the operator{{ end }}."
+                ),
                 description="""
                     {{ if $labels.server }}Pods of {{ $labels.namespace }}/{{ $labels.server }} serve, but Prometheus
                     has scraped none of their sidecars{{ else }}Prometheus has scraped no replica of the operator for

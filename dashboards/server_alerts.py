@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dashboards.recording import BUDGET, CALLS, MINIMUM, RATIO
+from dashboards.recording import BUDGET, CALLS, FAILURES, MINIMUM, RATIO
 from dashboards.rules import Alert, Group
 
 _BY: Final = "by (namespace, server)"
@@ -95,17 +95,18 @@ SERVERS: Final = Group(
             expr=f"""
                 (
                   min {_BY} (max_over_time(outrigger_breaker_state{{state="closed"}}[5m])) == 0
-                  and {_ON} sum {_BY} (increase(outrigger_breaker_rejected_total[5m])) > 0
+                  and {_ON} {FAILURES}5m > 0
                 )
                 unless {_ON} {_SIDECARS_SEE_NOTHING}
             """,
             wait="5m",
             keep="2m",
             severity="warning",
-            summary=f"The circuit breaker of {_WHO} stays open, and calls are refused.",
+            summary=f"Calls to {_WHO} fail so often that its circuit breaker does not close.",
             description=f"""
-                The server {_WHO} answers its health checks, but its calls fail so often that a sidecar has refused
-                them (breaker_open) for ten minutes. What they fail with: lastErrors in /status of the sidecar.
+                The server {_WHO} answers its health checks, but its calls fail: a sidecar's breaker has not been closed
+                for ten minutes, and refuses calls (breaker_open). What they fail with: lastErrors in the sidecar's
+                /status.
             """,
             dashboard=_DASHBOARD,
         ),
@@ -154,7 +155,7 @@ SERVERS: Final = Group(
             summary=f"The MCPServer {_WHO} names a Secret or ConfigMap that cannot be used.",
             description=f"""
                 A Secret, a ConfigMap or a key that {_WHO} names is missing, or may not be read, or cannot be used.
-                Pods that run go on with what they have; the newest spec is not applied. Which one, and the command
+                Pods that run go on with what they have; new ones do not serve. Which one, and the command
                 that makes it: {_DESCRIBE}
             """,
             dashboard=_DASHBOARD,
@@ -193,7 +194,10 @@ SERVERS: Final = Group(
         ),
         Alert(
             name="OutriggerRolloutStuck",
-            expr=condition("Progressing", "False", "RolloutStuck"),
+            expr=f"""
+                {condition("Progressing", "False", "RolloutStuck")}
+                unless {_ON} {condition("SecretsResolved", "False")}
+            """,
             wait="1m",
             keep="2m",
             severity="warning",

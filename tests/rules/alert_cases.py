@@ -38,6 +38,14 @@ def pod(metric: str, instance: str = "a", **more: str) -> str:
     return f"{metric}{{{POD.format(instance)}{extra}}}"
 
 
+def errors(values: str) -> dict[str, str]:
+    """Calls that the breaker refuses, and very many that do not fail."""
+    return {
+        pod("outrigger_errors_total", side="sidecar", error_type="breaker_open"): values,
+        pod("outrigger_calls_total", outcome="ok"): "0+9999x90",
+    }
+
+
 def condition(type: str, status: str, reason: str) -> str:
     """A series of the leader."""
     labels = f'namespace="shop",name="web",type="{type}",status="{status}",reason="{reason}"'
@@ -142,7 +150,7 @@ SERVERS = (
             pod(UP): "1x60",
             pod("outrigger_breaker_state", state="closed"): "1x4 0x30 1x30",
             pod("outrigger_breaker_state", state="open"): "0x4 1x30 0x30",
-            pod("outrigger_breaker_rejected_total"): "0x4 10+10x30 310x30",
+            **errors("0x4 10+10x30 310x30"),
         },
         {13: [], 17: [WEB], 34: [WEB], 40: []},
     ),
@@ -152,7 +160,7 @@ SERVERS = (
         {
             pod("outrigger_breaker_state", "a", state="closed"): "0x30",
             pod("outrigger_breaker_state", "b", state="closed"): "1x30",
-            pod("outrigger_breaker_rejected_total", "a"): "0+10x30",
+            **errors("0+10x30"),
         },
         {20: [WEB], 30: [WEB]},
     ),
@@ -161,7 +169,7 @@ SERVERS = (
         "nobody calls",
         {
             pod("outrigger_breaker_state", state="closed"): "0x30",
-            pod("outrigger_breaker_rejected_total"): "7x30",
+            **errors("7x30"),
         },
         {20: [], 30: []},
     ),
@@ -170,7 +178,7 @@ SERVERS = (
         "closes now and then",
         {
             pod("outrigger_breaker_state", state="closed"): "0x3 1 0x3 1 0x3 1 0x3 1 0x3 1 0x3 1",
-            pod("outrigger_breaker_rejected_total"): "0+10x30",
+            **errors("0+10x30"),
         },
         {10: [], 20: []},
     ),
@@ -181,7 +189,7 @@ SERVERS = (
             pod(UP): "0x30",
             pod(FAILED, result="failed"): "3+2x30",
             pod("outrigger_breaker_state", state="closed"): "0x30",
-            pod("outrigger_breaker_rejected_total"): "0+10x30",
+            **errors("0+10x30"),
         },
         {20: [], 30: []},
         also=frozenset({"OutriggerServerUnreachable"}),
