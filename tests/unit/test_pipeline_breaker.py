@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mcp_sidecar.errors import Reason, Rejected, UpstreamError
 from mcp_sidecar.pipeline.breaker import Breaker, BreakerSettings, Outcome, State
-from mcp_sidecar.pipeline.call import Reply
+from mcp_sidecar.pipeline.call import Call, Reply
 from mcp_sidecar.pipeline.stack import compose
 from mcp_sidecar.pipeline.window import SlidingWindow
 from pipeline_calls import Script, clock, failure, fixed, make_call
@@ -333,6 +333,33 @@ async def test_which_errors_count() -> None:
         result = await asyncio.gather(handler(make_call()), return_exceptions=True)
         assert isinstance(result[0], type(step))
         assert breaker.transitions[State.OPEN] == bad, step
+
+
+async def calls_of_one_process(breaker: Breaker, count: int) -> None:
+    """So many calls that are in hand when their process ends."""
+    ended = asyncio.Event()
+
+    async def dies(call: Call) -> Reply:
+        await ended.wait()
+        raise failure(Reason.CHILD_EXITED)
+
+    calls = [asyncio.create_task(breaker(make_call(), dies)) for _ in range(count)]
+    await asyncio.sleep(1)
+    ended.set()
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    assert [getattr(one, "reason", None) for one in found] == [Reason.CHILD_EXITED] * count
+
+
+@on_virtual_loop
+async def test_the_end_of_a_process_is_one_failure_however_many_calls_it_had() -> None:
+    breaker = Breaker(BreakerSettings(), clock=clock, rng=fixed(0.5))
+    await calls_of_one_process(breaker, 50)
+    assert breaker.state is State.CLOSED
+    for _ in range(4):
+        await asyncio.sleep(1)
+        assert breaker.state is State.CLOSED
+        await calls_of_one_process(breaker, 2)
+    assert breaker.state is State.OPEN, "five processes in a row"
 
 
 @pytest.mark.parametrize(

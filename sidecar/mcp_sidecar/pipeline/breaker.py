@@ -7,8 +7,9 @@ a late result of another epoch changes nothing. What is neither success nor fail
 cancellation, a refusal of our own) hands the permit back and changes nothing either.
 
 Any well-formed answer is a success, JSON-RPC errors included: the server works. Which transport errors count is said
-by `UpstreamError.counted`. While open, a probe outside the traffic should watch the server: `on_open` starts it,
-`probe_succeeded` reports it. Nothing here awaits, locks or sets a timer.
+by `UpstreamError.counted`; a process that dies takes all its calls along, and that is one failure. While open, a probe
+outside the traffic should watch the server: `on_open` starts it, `probe_succeeded` reports it. Nothing here awaits,
+locks or sets a timer.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ class Breaker:
         "_epoch",
         "_first_permit_at",
         "_good",
+        "_last_exit",
         "_reopenings",
         "_until",
         "_window",
@@ -136,6 +138,8 @@ class Breaker:
         self._good = 0
         self._first_permit_at = 0.0
         self._closed_at = clock()
+        self._last_exit = 0.0
+        """When the end of a process was counted last: calls that had begun before are part of it."""
 
     async def __call__(self, call: Call, next: Handler) -> Reply:
         """Answer the call if the server is not left alone. Raises Rejected(BREAKER_OPEN)."""
@@ -144,7 +148,7 @@ class Breaker:
         try:
             reply = await next(call)
         except UpstreamError as error:
-            outcome = _FAILURE if error.counted else _NEUTRAL
+            outcome = _FAILURE if error.counted and not self._counted_already(error, began) else _NEUTRAL
             self.settle(epoch, outcome, max(began, call.last_progress))
             raise
         except BaseException:
@@ -223,6 +227,14 @@ class Breaker:
     def retry_after(self) -> float:
         """Seconds until it lets a call through again, 0 where it does now."""
         return max(0.0, self._until - self.clock()) if self.state is _OPEN else 0.0
+
+    def _counted_already(self, error: UpstreamError, began: float) -> bool:
+        if error.reason is not Reason.CHILD_EXITED:
+            return False
+        if began < self._last_exit:
+            return True
+        self._last_exit = self.clock()
+        return False
 
     def _count(self, failed: bool, since: float) -> None:
         now = self.clock()
