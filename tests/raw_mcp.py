@@ -193,11 +193,21 @@ class HttpClient:
         """`tools/call`."""
         return self.request("tools/call", {"name": tool, "arguments": arguments})
 
-    def forget_closed(self) -> None:
-        """Close a kept connection that the other side has closed, as HTTP clients do before they use it again."""
-        kept = self._connection.sock
-        if kept is not None and select.select([kept], [], [], 0)[0]:
-            self._connection.close()
+    def connected(self, timeout: float) -> None:
+        """Have a connection: another one where the other side has closed that which was kept, as HTTP clients do.
+
+        Raises OSError where there is none within `timeout` seconds.
+        """
+        connection = self._connection
+        if connection.sock is not None and select.select([connection.sock], [], [], 0)[0]:
+            connection.close()
+        if connection.sock is None:
+            connection.timeout, patience = timeout, connection.timeout
+            try:
+                connection.connect()
+            finally:
+                connection.timeout = patience
+            connection.sock.settimeout(patience)
 
     def close(self) -> None:
         """Close the connection; a session is left to the server."""

@@ -22,6 +22,9 @@ from urllib.parse import urlsplit
 from cluster.api import eventually
 from raw_mcp import HttpAnswer, HttpClient
 
+CONNECT_TIMEOUT = 2.0
+"""Seconds. A Service may name a pod for a moment that is gone, and then nobody says no."""
+
 
 @dataclass(frozen=True)
 class Told:
@@ -138,7 +141,12 @@ class SteadyLoad:
             key = f"{caller}-{number}"
             began = time.monotonic()
             try:
-                client.forget_closed()
+                client.connected(CONNECT_TIMEOUT)
+            except OSError as error:
+                self.told.append(Told(began, time.monotonic(), "connect", detail=repr(error)))
+                self._stopping.wait(0.2)
+                continue
+            try:
                 if not opened:
                     client.session = None
                     client.open()
@@ -178,8 +186,6 @@ def _text_in(told: str) -> object:
 
 
 def _broken(error: Exception) -> str:
-    if isinstance(error, ConnectionRefusedError):
-        return "connect"
     if isinstance(error, AssertionError):
         return "error"
     return "late" if isinstance(error, TimeoutError) else "lost"

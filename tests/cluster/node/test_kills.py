@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cluster.api import Api, eventually
-from cluster.deployed import Deployed, deploy, first_process, names, restarts, server_processes, status
+from cluster.deployed import Deployed, deploy, first_process, names, restarts, server_processes
 from cluster.node_cluster import NodeCluster
 from cluster.operator_process import lease_holder
 from cluster.sidecars import is_ready
@@ -108,7 +108,10 @@ def again(server: Deployed, pod: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["alone", "image"])
 def test_a_killed_stdio_server(kept: dict[str, Deployed], kind: str) -> None:
-    """The calls that it had in hand may have been executed, and say so; the sidecar starts another at once."""
+    """The calls that it had in hand may have been executed, and say so; the sidecar starts another at once.
+
+    Eight calls end with one process: that is one failure, and no reason to leave the server alone.
+    """
     server = kept[kind]
     (pod,) = server.ready_pods(1)
     container = "sidecar" if kind == "alone" else "server"
@@ -119,8 +122,7 @@ def test_a_killed_stdio_server(kept: dict[str, Deployed], kind: str) -> None:
         load.more(40)
         assert load.failures, "eight calls were in its hands"
         for one in load.failures:
-            assert one.outcome == "error", load.summary()
-            assert one.data["maybeExecuted"] is True, load.summary()
+            assert (one.reason, one.data.get("maybeExecuted")) == ("child_exited", True), load.summary()
             assert one.ended - killed < 3, load.summary()
         assert load.longest_gap(killed) < 5
     assert restarts(again(server, pod)) == before, "no container was restarted"
@@ -141,7 +143,7 @@ def test_a_killed_http_server(kept: dict[str, Deployed]) -> None:
         assert load.longest_gap(killed) < 30
     server.ready()
     assert restarts(again(server, pod))["sidecar"] == 0, "the sidecar outlives its server"
-    eventually(lambda: status(pod)["servers"]["http"]["reachable"], "the server is known to be back", 30)
+    server.wait("ServerReachable", "True", "Reachable")
 
 
 def test_a_node_agent_that_is_gone_for_a_while(node_cluster: NodeCluster, kept: dict[str, Deployed]) -> None:
@@ -177,10 +179,10 @@ def test_the_operator_dies_in_the_middle_of_a_change(api: Api, installed: Instal
             server.roll("operator-dies")
         began = time.monotonic()
         kill(first_process(pods[0], "operator"))
-        eventually(lambda: lease_holder(api, installed.namespace) not in ("", holder), "another leader", 40)
+        eventually(lambda: lease_holder(api, installed.namespace) not in ("", holder), "another leader", 60)
         for server in servers:
             server.ready()
-        assert time.monotonic() - began < 90
+        assert time.monotonic() - began < 120
         for load in loads:
             load.more()
             assert not load.failures, load.summary()
