@@ -79,11 +79,13 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- $config := dict
   "images" $images
-  "monitoringFrom" .Values.monitoring.from
   "leaderElection" (dict "leaseName" (include "outrigger.leaseName" .))
   "operatorLabels" (include "outrigger.selectorLabels" . | fromYaml)
   "watchNamespaces" .Values.watchNamespaces
 -}}
+{{- with .Values.monitoring.from -}}
+{{- $_ := set $config "monitoringFrom" . -}}
+{{- end -}}
 {{- toYaml (mergeOverwrite $config (deepCopy .Values.operator.config)) -}}
 {{- end }}
 
