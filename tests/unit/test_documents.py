@@ -39,10 +39,10 @@ def known_tests() -> dict[str, frozenset[str]]:
 
 @cache
 def rows() -> dict[str, list[str]]:
-    """Number (R1, F72, O30) -> the cells of its row."""
+    """Number (R1, F72, O30, K20) -> the cells of its row."""
     found: dict[str, list[str]] = {}
     for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines():
-        if match := re.match(r"\| ([RFO]\d+) \|", line):
+        if match := re.match(r"\| ([RFOK]\d+) \|", line):
             assert match[1] not in found, f"two rows of {match[1]}"
             found[match[1]] = [cell.strip() for cell in line.strip("|").split(" | ")]
     return found
@@ -57,7 +57,7 @@ def named_tests(text: str) -> list[tuple[str, str]]:
 
 
 def test_every_requirement_and_every_flaw_has_a_row() -> None:
-    cells = {"R": (25, 6), "F": (72, 5), "O": (30, 3)}
+    cells = {"R": (25, 6), "F": (72, 5), "O": (30, 3), "K": (20, 3)}
     wanted = [f"{kind}{n}" for kind, (last, _) in cells.items() for n in range(1, last + 1)]
     assert list(rows()) == wanted
     assert {number: len(row) for number, row in rows().items()} == {n: cells[n[0]][1] for n in wanted}
