@@ -13,6 +13,7 @@ import contextlib
 import datetime as dt
 import http.client
 import itertools
+import os
 import queue
 import shutil
 import tempfile
@@ -46,7 +47,8 @@ class _Pod:
     def __init__(self, pod: Object, directory: Path) -> None:
         number = next(_numbers)
         self.pod = pod
-        self.ip = f"127.77.{number // 250}.{number % 250 + 1}"
+        # a network of this process: another run may be under way
+        self.ip = f"127.{2 + os.getpid() % 250}.{number // 250}.{number % 250 + 1}"
         self.directory = directory
         self.processes: dict[str, BackgroundProcess] = {}
         self.finished: set[str] = set()

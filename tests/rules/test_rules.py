@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mcp_operator.reasons import REASONS, TYPES
 from mcp_sidecar.errors import Reason
 from mcp_sidecar.telemetry.catalogue import ERROR_TYPES, OUTCOMES, SIDES, Catalogue
 from mcp_sidecar.telemetry.metrics import OTHER, Family, Registry
+from prometheus_process import required
 from rules.alert_cases import CASES, pod
 from rules.test_alerts import ALERTS, RULES, promtool
 
@@ -111,6 +113,25 @@ def test_runbook_says_what_one_needs(alert: str) -> None:
     assert headings == ["What it means", "Confirm", "Causes", "Mend", "Over when", "Followed"]
     assert ALERTS[alert]["labels"]["severity"] in text
     assert len(text.splitlines()) < 90
+
+
+def test_prometheus_reads_the_queries_of_the_runbooks(tmp_path: Path) -> None:
+    lines = [
+        line for path in RUNBOOKS.glob("*.md") for line in path.read_text().splitlines() if line.startswith("    ")
+    ]
+    shells = ("kubectl ", "outrigger ")
+    queries = [
+        line.partition("   #")[0].strip() for line in (each.strip() for each in lines) if not line.startswith(shells)
+    ]
+    assert len(queries) > 25
+    rules = [{"record": "runbook:query", "labels": {"n": str(n)}, "expr": query} for n, query in enumerate(queries)]
+    path = tmp_path / "queries.yaml"
+    path.write_text(json.dumps({"groups": [{"name": "runbooks", "rules": rules}]}))
+    done = subprocess.run([required("promtool"), "check", "rules", path], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    named = {found[1] for query in queries for found in _SERIES.finditer(query)}
+    known = {*RECORDED, *metrics(), "outrigger_build_info", "outrigger_config_hash_info"}
+    assert {re.sub("_bucket$", "", name) for name in named} <= known
 
 
 @pytest.mark.parametrize("alert", sorted(ALERTS))

@@ -54,7 +54,8 @@ def test_every_fault_of_an_mcpserver(api: Api, start_operator: Start, real_pods:
         for name in ("well", "secretless", "stuck", "stale", "gone"):
             wait_for(api, namespace, name, "Ready", "True", timeout=90)
         prometheus = stack.enter_context(Monitored(api, [namespace], operator_namespace=None, extra=[target(operator)]))
-        prometheus.wait_until_scraped()
+        # the pod without an image cannot be scraped
+        prometheus.wait(lambda: len(prometheus.query("outrigger_upstream_up == 1")) == 5, "five are scraped", 60)
 
         upstream.stop()
         port = {"metadata": {"name": "taken", "namespace": namespace}, "spec": {"ports": [{"port": 80}]}}
