@@ -13,6 +13,7 @@ from typing import Any
 
 from mcp_operator.errors import AlreadyExists, KubeError
 from mcp_operator.inventory import Inventory
+from mcp_operator.kube.client import Page
 from mcp_operator.kube.resources import DEPLOYMENTS, MCP_SERVERS, PODS, REPLICA_SETS, RESOURCES, Resource, resource_of
 from mcp_operator.observed import ChildView, DeploymentView, PodView, ReplicaSetView
 from mcp_operator.store import Store
@@ -25,7 +26,7 @@ _VIEWS: Mapping[str, Callable[[Any], Any]] = {
     REPLICA_SETS.kind: ReplicaSetView.of,
     PODS.kind: PodView.of,
 }
-_UNWATCHED = ("Secret", "MCPServer")
+_UNWATCHED = ("Event", "Secret", "MCPServer")
 _BY_KIND = {resource.kind: resource for resource in RESOURCES}
 
 
@@ -48,6 +49,15 @@ class PlayedCluster:
     ) -> dict[str, Any] | None:
         self._ask("get", resource.kind, name)
         return copy.deepcopy(self.objects.get((resource.kind, namespace, name)))
+
+    async def page(
+        self, resource: Resource, namespace: str | None = None, *, field_selector: str = "", limit: int = 0
+    ) -> Page:
+        """Events about one object; limits are for others."""
+        self._ask("list", resource.kind, namespace or "")
+        uid = field_selector.partition("involvedObject.uid=")[2].partition(",")[0]
+        found = [each for place, each in self.objects.items() if place[0] == resource.kind]
+        return Page([copy.deepcopy(each) for each in found if each["involvedObject"]["uid"] == uid], "1", "")
 
     async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         kind, metadata = manifest["kind"], manifest["metadata"]

@@ -19,6 +19,7 @@ from mcp_operator.sidecar_status import Report, ServerReport, SidecarReport, cle
 PRECEDENCE = (
     "PodRefused",
     "Unschedulable",
+    "PodNotPrepared",
     "ImagePullFailed",
     "ImageUserNotAllowed",
     "SecretMissing",
@@ -100,8 +101,9 @@ def diagnose(
     reports: Mapping[str, Report] | None = None,
     *,
     now: str,
+    events: Mapping[str, str] | None = None,
 ) -> Diagnosis | None:
-    """What keeps the newest spec from serving; None where nothing is seen. `now`: RFC 3339."""
+    """What keeps the newest spec from serving; None where nothing is seen. `now`: RFC 3339; `events`: see PodEvents."""
     if deployment is None:
         return None
     current = current_replica_set(deployment, replica_sets)
@@ -112,7 +114,7 @@ def diagnose(
     found: list[tuple[int, Diagnosis]] = []
     mine = pods_of(current, pods)
     for pod in mine:
-        cause = pod_cause(pod, (reports or {}).get(pod.uid), now)
+        cause = pod_cause(pod, (reports or {}).get(pod.uid), now, (events or {}).get(pod.uid, ""))
         if cause is not None and not (cause.reason == "PodEvicted" and current.available >= deployment.wanted):
             found.append((PRECEDENCE.index(cause.reason), cause))
     failure = next((each.message for each in current.conditions if _fails(each.type, each.status)), "")
@@ -133,8 +135,8 @@ def stuck(deployment: DeploymentView, current: ReplicaSetView | None) -> bool:
     return _DEADLINE in reasons and deployment.observed
 
 
-def pod_cause(pod: PodView, report: Report | None, now: str) -> Diagnosis | None:
-    """What is wrong with one pod; None where it is ready or merely not yet."""
+def pod_cause(pod: PodView, report: Report | None, now: str, event: str = "") -> Diagnosis | None:
+    """What is wrong with one pod; None where it is ready or merely not yet. `event`: why it is not prepared."""
     if pod.finished:
         words = clean(pod.message, _LAST_WORDS) or "its node does not say why"
         return Diagnosis("PodEvicted", f"pod {pod.name} ended ({pod.reason or pod.phase}): {words}")
@@ -146,6 +148,9 @@ def pod_cause(pod: PodView, report: Report | None, now: str) -> Diagnosis | None
     for each in pod.conditions:
         if each.type == "PodScheduled" and each.status == "False" and each.reason != "SchedulingGated":
             return Diagnosis("Unschedulable", f"no node takes pod {pod.name}: {clean(each.message, 512)}")
+    if event:
+        words = clean(_without_credentials(_POD.sub("", event)), 512)  # mount options are among them
+        return Diagnosis("PodNotPrepared", f"its node cannot prepare pod {pod.name}: {words}")
     if isinstance(report, SidecarReport) and report.server is not None:
         server = report.server
         if not server.answered and (server.failing or server.problem or server.secrets_problem):
@@ -282,10 +287,14 @@ def _fails(kind: str, status: str) -> bool:
 def _last_words(message: str) -> str:
     """The last lines of what a container said, short, and without what looks like credentials."""
     lines = [clean(line, _LAST_WORDS) for line in message.strip().splitlines()[-3:]]
-    text = " | ".join(line for line in lines if line)
+    text = _without_credentials(" | ".join(line for line in lines if line))
+    return text if len(text) <= _LAST_WORDS else "…" + text[1 - _LAST_WORDS :]
+
+
+def _without_credentials(text: str) -> str:
     for pattern, replacement in _CREDENTIALS:
         text = pattern.sub(replacement, text)
-    return text if len(text) <= _LAST_WORDS else "…" + text[1 - _LAST_WORDS :]
+    return text
 
 
 def _seconds(since: str, now: str) -> float:

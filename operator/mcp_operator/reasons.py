@@ -106,6 +106,14 @@ _ROWS = (
     ),
     Reason(
         "Ready",
+        "PodNotPrepared",
+        "False",
+        "Bad",
+        "The pod's node cannot mount a volume, or has no network for it.",
+        "The message is the kubelet's. A volume is one of `spec.podTemplate.volumes`: correct it, or mend what it names.",
+    ),
+    Reason(
+        "Ready",
         "ImageUserNotAllowed",
         "False",
         "Bad",
@@ -190,7 +198,7 @@ _ROWS = (
         "False",
         "Bad",
         "The rollout made no progress for the deadline of the Deployment, and nothing better is known.",
-        "`kubectl describe pods` of the newest ReplicaSet: volumes that cannot be mounted are seen only there.",
+        "`kubectl describe pods` of the newest ReplicaSet.",
     ),
     Reason(
         "Ready",

@@ -22,6 +22,7 @@ from mcp_operator.kube.resources import MCP_SERVERS, PODS, Resource
 from mcp_operator.observed import CONFIG_HASH_ANNOTATION
 from mcp_operator.patience import Patience
 from mcp_operator.plans import Basis, Plans
+from mcp_operator.pod_events import Lister, PodEvents
 from mcp_operator.pod_reports import PodReports
 from mcp_operator.pod_templates import PodTemplates
 from mcp_operator.references import References
@@ -45,7 +46,7 @@ _TERMINATING_RETRY = 60.0
 """Seconds until we look whether an MCPServer has gone with its namespace."""
 
 
-class ReconcilerClient(Protocol):
+class ReconcilerClient(Lister, Protocol):
     """What is needed of the API beyond what the parts use."""
 
     async def get(
@@ -125,6 +126,7 @@ class Reconciler:
         self._inventory = inventory
         self._applier = applier
         self._patience = Patience(clock)
+        self._pod_events = PodEvents(client, clock=clock)
         self._plans = Plans(references, PodTemplates(client))
         self._session_keys = session_keys
         self._reports = reports
@@ -194,10 +196,11 @@ class Reconciler:
         else:
             self._patience.renew(key)
         deployment = self._applier.deployment(key, owned.deployment)
-        status = build(replace(this.facts, apply_error=this.outcome.refused, deployment=deployment))
+        events = await self._pod_events.of(key, owned.pods)
+        status = build(replace(this.facts, apply_error=this.outcome.refused, deployment=deployment, events=events))
         wait = await self._statuses.write(key, entry, facts.previous, status, this.confirm)
         self._follow(key, owned, status)
-        again = min(this.again, this.outcome.again)
+        again = min(this.again, this.outcome.again, self._pod_events.again(key) or this.again)
         if any(not pod.ready for pod in owned.pods):
             again = min(again, _UNREADY_RETRY)
         return Result(min(again, wait) if wait else again, failed=this.outcome.refused is not None)
@@ -338,6 +341,7 @@ class Reconciler:
         self._statuses.forget(key)
         self._applier.forget(key)
         self._patience.renew(key)
+        self._pod_events.forget(key)
         self._plans.forget(key)
         self._session_keys.forget(key)
         self._reports.forget(key)

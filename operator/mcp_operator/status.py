@@ -71,6 +71,8 @@ class Facts:
     replica_sets: Sequence[ReplicaSetView] = ()
     pods: Sequence[PodView] = ()
     reports: Reports = field(default_factory=dict)
+    events: Mapping[str, str] = field(default_factory=dict)
+    """uid of a pod → why its node cannot prepare it."""
     turn: Turn = "Go"
     stopper: tuple[str, str] | None = None
     """Namespace and name of the MCPServer that failed, where the turn is `Stopped`."""
@@ -144,14 +146,10 @@ def _blocked(facts: Facts) -> Finding | None:
         told = [f"{each.path}: {each.message}" if each.path else each.message for each in facts.problems]
         return Finding("Ready", "InvalidSpec", _listed(told))
     if facts.apply_error is not None:
-        return Finding("Ready", "ApplyFailed", _refusal(facts.apply_error))
+        error = facts.apply_error
+        prefix = f"the API server refuses {error.about or 'it'}: " if isinstance(error, KubeError) else ""
+        return Finding("Ready", "ApplyFailed", prefix + clean(str(error), 800))
     return None
-
-
-def _refusal(error: KubeError | BeingReplaced) -> str:
-    if isinstance(error, BeingReplaced):
-        return clean(str(error), 800)
-    return f"the API server refuses {error.about or 'it'}: {clean(error.message, 800)}"
 
 
 def _ready(
@@ -171,7 +169,7 @@ def _ready(
         return Finding("Ready", "Progressing", "the Deployment is being made")
     if deployment.wanted == 0:
         return Finding("Ready", "ScaledToZero", "no replicas are wanted: set spec.replicas to serve")
-    cause = diagnose(deployment, facts.replica_sets, facts.pods, facts.reports, now=facts.now)
+    cause = diagnose(deployment, facts.replica_sets, facts.pods, facts.reports, now=facts.now, events=facts.events)
     if cause is not None:
         return _caused(cause)
     if config.reason == "Refused":

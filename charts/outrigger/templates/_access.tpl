@@ -53,10 +53,10 @@
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create]
-# what happened, for `kubectl describe`
+# what happened, for `kubectl describe`; why a pod of ours is not prepared
 - apiGroups: [""]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [list, create, patch]
 {{- end }}
 
 {{- define "outrigger.access.own" -}}

@@ -74,7 +74,9 @@ ACCESS = (
     Access(REPLICA_SETS, _WATCH, "which configuration still has pods, and why there are none"),
     Access(PODS, (*_WATCH, "patch"), "what is wrong with them; an annotation makes the kubelet refresh a ConfigMap"),
     Access(SECRETS, ("get", "create"), "those that an MCPServer names are read; the session key is made once"),
-    Access(EVENTS, ("create", "patch"), "what happened, for `kubectl describe`"),
+    Access(
+        EVENTS, ("list", "create", "patch"), "what happened, for `kubectl describe`; why a pod of ours is not prepared"
+    ),
     Access(LEASES, ("get", "create", "update"), "which of several operators works", scope=Scope.OWN),
 )
 

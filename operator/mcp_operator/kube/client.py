@@ -125,13 +125,17 @@ class Client:
         namespace: str | None = None,
         *,
         label_selector: str = "",
+        field_selector: str = "",
         metadata_only: bool = False,
         limit: int = PAGE,
         token: str = "",
     ) -> Page:
         """Part of a list, as new as can be had. `limit` 0: all of it. Raises Expired where `token` is too old."""
         path = resource.path(namespace) + _query(
-            ("labelSelector", label_selector), ("limit", str(limit or "")), ("continue", token)
+            ("labelSelector", label_selector),
+            ("fieldSelector", field_selector),
+            ("limit", str(limit or "")),
+            ("continue", token),
         )
         answer = await self._transport.send(
             Request("list", resource, path, accept=_METADATA_LIST if metadata_only else JSON)

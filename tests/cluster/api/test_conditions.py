@@ -6,6 +6,7 @@ tests/unit/operator/test_condition_coverage.py, which reads the rows that these 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -230,7 +231,8 @@ def test_a_container_that_something_else_put_into_the_pod(
     """As a mesh does, by a policy of the cluster."""
     group = "admissionregistration.k8s.io/v1"
     if not any(one["name"] == "mutatingadmissionpolicies" for one in api.request("GET", f"/apis/{group}")["resources"]):
-        pytest.skip("the API server has no MutatingAdmissionPolicy v1")
+        assert os.environ.get("OUTRIGGER_TEST_KUBECONFIG"), "our own API server has no MutatingAdmissionPolicy v1"
+        pytest.skip("the API server of OUTRIGGER_TEST_KUBECONFIG has no MutatingAdmissionPolicy v1")
     name = f"mesh-{namespace}"
     security = "Object.spec.containers.securityContext"
     container = (
@@ -282,6 +284,31 @@ def probe_spec() -> dict[str, Any]:
         "seccompProfile": {"type": "RuntimeDefault"},
     }
     return {"containers": [{"name": "probe", "image": "test.local/probe:1", "securityContext": security}]}
+
+
+def test_a_pod_that_its_node_cannot_prepare(
+    api: Api, operator: OperatorProcess, pod_agent: PodAgent, namespace: str
+) -> None:
+    """A volume cannot be mounted: the kubelet says so in Events only."""
+    api.create(mcp_server(namespace))
+    (pod,) = eventually(lambda: living(api, namespace), "its pod")
+    waits = {"type": "PodReadyToStartContainers", "status": "False"}
+    pod_status(api, namespace, pod["metadata"]["name"], phase="Pending", conditions=[waits])
+    about = {"apiVersion": "v1", "kind": "Pod", "namespace": namespace}
+    about |= {key: pod["metadata"][key] for key in ("name", "uid")}
+    event = {
+        "metadata": {"name": "mount", "namespace": namespace},
+        "involvedObject": about,
+        "type": "Warning",
+        "reason": "FailedMount",
+        "message": 'MountVolume.SetUp failed for volume "data" : the disk is of another node',
+        "source": {"component": "kubelet"},
+    }
+    api.request("POST", f"/api/v1/namespaces/{namespace}/events", {"apiVersion": "v1", "kind": "Event", **event})
+    server = wait_for(api, namespace, "one", "Ready", "False", "PodNotPrepared", timeout=60)
+    assert 'volume "data" : the disk is of another node' in condition(server, "Ready")["message"]
+    pod_agent.serve(namespace)
+    wait_for(api, namespace, "one", "Ready", "True", timeout=60)
 
 
 def test_a_pod_that_its_node_threw_out(

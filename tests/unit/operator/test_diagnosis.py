@@ -19,7 +19,7 @@ from kubernetes_objects import (
     sidecar_status,
     waiting,
 )
-from mcp_operator.diagnosis import PRECEDENCE, Diagnosis, current_replica_set, diagnose
+from mcp_operator.diagnosis import PRECEDENCE, Diagnosis, current_replica_set, diagnose, pod_cause
 from mcp_operator.observed import DeploymentView, PodView, ReplicaSetView
 from mcp_operator.reasons import REASONS
 from mcp_operator.sidecar_status import Report, Unreadable, parse
@@ -512,6 +512,16 @@ class TestStuck:
         assert found is not None
         assert "waits for a volume or its network" in found.message
 
+    def test_the_kubelet_says_why(self) -> None:
+        creating = not_ready(conditions=[{"type": "PodReadyToStartContainers", "status": "False"}])
+        view = PodView.of(creating)
+        said = 'MountVolume failed for volume "share" : mount failed: -o username=me,password=hunter2 //nas/x'
+        found = pod_cause(view, None, NOW, said)
+        assert found is not None
+        assert found.reason == "PodNotPrepared"
+        assert 'volume "share"' in found.message
+        assert "hunter2" not in found.message
+
     def test_a_better_cause(self) -> None:
         found = diagnosed(not_ready(server=crashing("server")), deployed=self.stuck)
         assert found is not None
@@ -546,6 +556,6 @@ class TestWords:
 
 
 def test_every_cause_is_a_reason_of_ready_and_has_a_case() -> None:
-    shown = {case[2] for case in CASES} | {case[2] for case in SAID} | {"PodRefused", "RolloutStuck"}
+    shown = {case[2] for case in CASES} | {case[2] for case in SAID} | {"PodNotPrepared", "PodRefused", "RolloutStuck"}
     assert shown == set(PRECEDENCE)
     assert all(("Ready", reason) in REASONS for reason in PRECEDENCE)

@@ -685,6 +685,50 @@ async def test_healing_and_failing_are_told_once(operator) -> None:
     assert operator.events.count(("Warning", "ImagePullFailed")) == 1
 
 
+def kubelet_says(operator: Operator, pod: dict[str, Any], name: str, message: str, when: str, **event: Any) -> None:
+    about = {"kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
+    manifest = {"kind": "Event", "metadata": {"namespace": "team", "name": name}, "involvedObject": about}
+    told = {"type": "Warning", "reason": "FailedMount", "message": message, "lastTimestamp": when}
+    operator.cluster.put({**manifest, **told, **event})
+
+
+async def test_a_pod_that_its_node_cannot_prepare_is_told_in_the_kubelets_words(operator) -> None:
+    await operator.rest()
+    operator.roll(serving=False)
+    pod = operator.pod(ready=False)
+    pod["status"] = {"phase": "Pending", "conditions": [{"type": "PodReadyToStartContainers", "status": "False"}]}
+    operator.cluster.put(pod, same_spec=True)
+    kubelet_says(
+        operator, pod, "one", 'MountVolume.SetUp failed for volume "data": no such disk', "2026-11-23T12:00:01Z"
+    )
+    kubelet_says(
+        operator, pod, "two", "Unable to attach or mount volumes: unmounted volumes=[data]", "2026-11-23T12:00:09Z"
+    )
+    kubelet_says(operator, pod, "three", "Back-off", "2026-11-23T12:00:10Z", reason="BackOff")
+    result = await operator.once()
+    assert "list Event team" not in operator.cluster.requests
+    assert operator.condition()[1] == "Progressing"
+    assert result.again <= 10.0
+    operator.now += 10
+    result = await operator.once()
+    assert operator.condition()[:2] == ("False", "PodNotPrepared")
+    assert "pod search-a: MountVolume.SetUp failed" in operator.condition()[2]
+    assert ("Warning", "PodNotPrepared") in operator.events
+    assert result.again <= 30.0
+    await operator.once()
+    assert "list Event team" not in operator.cluster.requests
+    # who may not read Events is told nothing of them, and goes on
+    operator.cluster.refusals["list", "Event"] = Forbidden(403, "Forbidden", "no")
+    operator.now += 30
+    await operator.once()
+    assert operator.condition()[1] == "PodNotPrepared"
+    pod["status"] = {"phase": "Running", "podIP": "10.0.0.9", "conditions": [{"type": "Ready", "status": "True"}]}
+    operator.cluster.put(pod, same_spec=True)
+    operator.roll()
+    await operator.rest()
+    assert operator.condition()[1] == "Ready"
+
+
 # The fleet
 
 

@@ -393,6 +393,11 @@ SITUATIONS: dict[str, tuple[Facts, dict[str, str], list[str]]] = {
         {"Ready": "Ready", "ConfigApplied": "Applied"},
         [],
     ),
+    "its node cannot prepare the pod": (
+        replace(broken(), events={PodView.of(pod()).uid: 'MountVolume failed for volume "data"'}),
+        {"Ready": "PodNotPrepared", "Available": "NoReplicasAvailable"},
+        ['volume "data"'],
+    ),
     "waits for its turn": (
         seen(turn="Wait"),
         {"Ready": "RolloutWaiting", "Progressing": "WaitingForTurn"},
