@@ -59,14 +59,18 @@ class SteadyLoad:
         arguments: Mapping[str, Any] | None = None,
         pause: float = 0.03,
         timeout: float = 40.0,
+        answered: bool = True,
     ) -> None:
-        """`timeout` and `pause` in seconds; `arguments` beside the key that the tool must give back."""
+        """`timeout` and `pause` in seconds; `arguments` beside the key that the tool must give back; entering
+        with `answered` waits for answers.
+        """
         self._url = url
         self._modern = modern
         self._tool = tool
         self._arguments = dict(arguments or {})
         self._pause = pause
         self._timeout = timeout
+        self._waits = answered
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, args=(number,), name=f"caller-{number}", daemon=True)
@@ -82,7 +86,7 @@ class SteadyLoad:
         for thread in self._threads:
             thread.start()
         try:
-            self.more()
+            self.more(None if self._waits else 0)
         except AssertionError:
             self._stopping.set()
             raise
