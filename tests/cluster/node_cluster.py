@@ -86,14 +86,15 @@ class NodeCluster(ControlPlane):
 
     def close(self) -> None:
         """End and remove everything; pods get no grace."""
-        self._policies.close()
-        for node in self.nodes:
-            node.close()
-        self._addons.close()
-        self.scheduler.stop(timeout=5.0)
-        super().close()
-        # what a mount of the machine, gone by now, may have kept
-        shutil.rmtree(self.directory, ignore_errors=True)
+        with contextlib.ExitStack() as last_first:
+            # again: while the machine's mounts were there, not all of it could go
+            last_first.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            last_first.callback(super().close)
+            last_first.callback(self.scheduler.stop, timeout=5.0)
+            last_first.callback(self._addons.close)
+            for node in self.nodes:
+                last_first.callback(node.close)
+            last_first.callback(self._policies.close)
 
     def wait_until_ready(self, timeout: float = READY_TIMEOUT) -> None:
         """Until every node is Ready. Raises AssertionError."""
