@@ -143,6 +143,13 @@ def test_dashboard_link_leads_somewhere(alert: str) -> None:
     assert {part.partition("=")[0].removeprefix("var-") for part in query.split("&") if part} <= variables
 
 
+def test_the_guide_lists_every_alert_with_its_severity_and_its_wait() -> None:
+    guide = (ROOT / "docs/guides/observability.md").read_text()
+    rows = re.findall(r"^\| \[(\w+)\]\(\.\./runbooks/\1\.md\) \| (\w+) \| (\d+) (min|h) \|", guide, re.M)
+    listed = {name: (severity, count + unit[0]) for name, severity, count, unit in rows}
+    assert listed == {name: (rule["labels"]["severity"], rule["for"]) for name, rule in ALERTS.items()}
+
+
 def test_recorded_ratios(tmp_path: Path) -> None:
     labels = '{namespace="shop",server="web"}'
     series = {
