@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mcp_callers import PREFIX, Caller, legacy_server, modern_server
+from mcp_callers import CHILDREN, PREFIX, Caller, legacy_server, modern_server
 from raw_mcp import MODERN
 from sidecar_process import SidecarProcess, running
 
@@ -602,3 +603,15 @@ def test_an_id_may_be_spelled_in_two_ways(on_legacy: SidecarProcess) -> None:
     caller.notify("notifications/cancelled", {"requestId": "é"})  # sent as \u00e9
     assert waiting.answer()["id"] == "é"
     assert caller.text("release", name="spelled") == "no"
+
+
+@pytest.mark.slow
+def test_server_of_both_eras_that_starts_slowly_is_not_given_up() -> None:
+    """It reads `server/discover` when `initialize` was sent too: the question that it read first fixed its era."""
+    script = "import runpy, time; time.sleep(12); runpy.run_path({path!r}, run_name='__main__')"
+    arguments = ["-c", script.format(path=str(CHILDREN / "sdk_server.py"))]
+    with running({"servers": {"s": {"command": sys.executable, "args": arguments}}}) as sidecar:
+        assert modern(sidecar).text("add", a=1, b=2) == "3"
+        upstream = sidecar.status()["servers"]["s"]["upstream"]
+        assert upstream["eras"] == ["modern"]
+        assert upstream["processes"]["modern"]["starts"] == 1

@@ -7,7 +7,6 @@ a recognised modern answer means legacy (2026-07-28 `basic/transports/stdio`, "B
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -32,7 +31,7 @@ from mcp_sidecar.upstream.channel import StartError
 from mcp_sidecar.upstream.multiplexer import Multiplexer
 
 DISCOVER_TIMEOUT: Final = 10.0
-"""Seconds a silent server has to answer `server/discover` before it counts as legacy (as the SDK's probe)."""
+"""Seconds a silent server has to answer `server/discover` before it is sent `initialize` (as the SDK's probe)."""
 
 _CLIENT_INFO: Final = envelope.encode({"name": translate.SIDECAR_INFO, "version": __version__})
 _MODERN_ERRORS: Final = frozenset(
@@ -91,13 +90,9 @@ def initialize_params() -> bytes:
     return b'{"protocolVersion":%b,"capabilities":{},"clientInfo":%b}' % (envelope.encode(LATEST_LEGACY), _CLIENT_INFO)
 
 
-async def discover(multiplexer: Multiplexer, timeout: float = DISCOVER_TIMEOUT) -> Profile | None:
+async def discover(multiplexer: Multiplexer) -> Profile | None:
     """The profile of a modern server; None where it is legacy. Raises UpstreamError where the channel died of it."""
-    try:
-        async with asyncio.timeout(timeout):
-            reply = await multiplexer.request(DISCOVER, modern_meta())
-    except TimeoutError:
-        return None
+    reply = await multiplexer.request(DISCOVER, modern_meta())
     if reply.result is not None:
         try:
             parts = envelope.members(reply.result)

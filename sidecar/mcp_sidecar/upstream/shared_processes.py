@@ -1,15 +1,16 @@
 """The processes of a shared stdio server: which era each speaks, and how the conversation with each is opened.
 
 A new process is asked by `server/discover`; a server that dies of the question, or stays silent, is legacy and is not
-asked again. A dual-era server gets a second pool, of legacy processes, once legacy callers are there. What is sent to
-them is `shared_server`'s business, starting and stopping the pool's.
+asked again. One that was only slow to start is what it answers first. A dual-era server gets a second pool, of legacy
+processes, once legacy callers are there. What is sent to them is `shared_server`'s business, starting and stopping the
+pool's.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from mcp_sidecar.errors import Delivery, Reason, UpstreamError
 from mcp_sidecar.pipeline.call import Call, Era
@@ -134,13 +135,7 @@ class SharedProcesses:
 
     async def _open_first(self, multiplexer: Multiplexer) -> None:
         _peer(multiplexer).multiplexer = multiplexer
-        profile = None if self._deaf else await self._discover(multiplexer)
-        if profile is None:
-            try:
-                profile = await profiles.initialize(multiplexer)
-            except InitializeRefused:
-                self._deaf = False  # it may have been replaced by one that knows nothing else
-                raise
+        profile = await self._introduced(multiplexer)
         restarted = bool(self._profiles)
         if profile.era is not self._era:
             self._era, self._serves_legacy = profile.era, None
@@ -148,11 +143,22 @@ class SharedProcesses:
             self._profiles.clear()
         await self._started(multiplexer, profile, restarted=restarted)
 
-    async def _discover(self, multiplexer: Multiplexer) -> Profile | None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+    async def _introduced(self, multiplexer: Multiplexer) -> Profile:
+        if self._deaf:
+            return await self._initialized(multiplexer)
+        question = asyncio.create_task(profiles.discover(multiplexer), name="discover")
         try:
-            profile = await profiles.discover(multiplexer, self._discover_timeout)
+            await asyncio.wait({question}, timeout=self._discover_timeout)
+            if not question.done():
+                self._deaf = True
+                return await self._first_answer(question, multiplexer)
+            return self._answer(question) or await self._initialized(multiplexer)
+        finally:
+            await _give_up(question)
+
+    def _answer(self, question: asyncio.Task[Profile | None]) -> Profile | None:
+        try:
+            return question.result()
         except UpstreamError as error:
             died = error.reason in (Reason.CHILD_EXITED, Reason.CONNECTION_LOST)
             # one that ended without having read the question did not die of it: it cannot start just now
@@ -160,9 +166,29 @@ class SharedProcesses:
                 self._deaf = True
                 error.counted = False  # not the server's failure: start another at once
             raise
-        if profile is None and loop.time() - began >= self._discover_timeout:
-            self._deaf = True
-        return profile
+
+    async def _first_answer(self, question: asyncio.Task[Profile | None], multiplexer: Multiplexer) -> Profile:
+        """By `initialize` after a silence; or by `question` all the same, if a server that starts slowly reads it now:
+        that fixes its era, and it refuses `initialize`.
+        """
+        handshake = asyncio.create_task(self._initialized(multiplexer), name="initialize")
+        try:
+            await asyncio.wait({question, handshake}, return_when=asyncio.FIRST_COMPLETED)
+            if handshake.done() and isinstance(handshake.exception(), InitializeRefused):
+                await asyncio.wait({question}, timeout=self._discover_timeout)
+            if question.done() and question.exception() is None and (profile := question.result()) is not None:
+                self._deaf = False
+                return profile
+            return await handshake
+        finally:
+            await _give_up(handshake)
+
+    async def _initialized(self, multiplexer: Multiplexer) -> Profile:
+        try:
+            return await profiles.initialize(multiplexer)
+        except InitializeRefused:
+            self._deaf = False  # it may have been replaced by one that knows nothing else
+            raise
 
     async def _open_legacy(self, multiplexer: Multiplexer) -> None:
         _peer(multiplexer).multiplexer = multiplexer
@@ -262,6 +288,12 @@ class SharedProcesses:
         if self._feed is not None:
             self._feed.close()
             self._feed = None
+
+
+async def _give_up(task: asyncio.Task[Any]) -> None:
+    """Cancel it and wait for its end; what it would have told is of no interest."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _peer(multiplexer: Multiplexer) -> SharedPeer:
