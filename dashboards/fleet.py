@@ -164,6 +164,7 @@ def _table() -> Row:
                         query=TROUBLE,
                         steps=((None, GREEN), (1, YELLOW), (25, ORANGE), (100, RED)),
                         bar=True,
+                        decimals=0,
                         width=150,
                     ),
                     Column("Namespace", label="namespace", width=150),
@@ -194,7 +195,9 @@ def _table() -> Row:
                         steps=((None, GREEN), (1, YELLOW), (50, RED)),
                         width=80,
                     ),
-                    Column("Restarts", query=RESTARTS, steps=((None, GREEN), (1, YELLOW), (10, RED)), width=90),
+                    Column(
+                        "Restarts", query=RESTARTS, steps=((None, GREEN), (1, YELLOW), (10, RED)), decimals=0, width=90
+                    ),
                     Column(
                         "Told by the operator",
                         query="max by (namespace, server, reason) (label_replace(outrigger_operator_mcpserver_ready{"
@@ -204,7 +207,7 @@ def _table() -> Row:
                     ),
                 ],
                 sort_by="Trouble",
-                height=11,
+                height=9,
             ),
         ],
     )

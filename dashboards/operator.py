@@ -275,14 +275,15 @@ def _api_server() -> Row:
             series(
                 "Requests by verb and resource",
                 "Good: next to nothing where nothing happens. A fleet at rest costs no writes.",
-                Query(rate(requests, OPERATOR, "verb, resource"), "{{verb}} {{resource}}"),
+                Query(rate(requests, OPERATOR, "verb, resource") + " > 0", "{{verb}} {{resource}}"),
                 unit="reqps",
                 stacked=True,
             ),
             series(
                 "Requests that failed, by code",
-                "Good: empty. 403: rights are missing (`outrigger rbac`); 409: somebody else writes the same; 429 and "
-                "5xx: the API server is not well; 0: it could not be reached.",
+                "Good: empty, but for 404 of `get`, which asks whether something is there. 403: rights are missing "
+                "(`outrigger rbac`); 409: somebody else writes the same; 429 and 5xx: the API server is not well; 0: "
+                "it could not be reached.",
                 Query(
                     rate(requests, f'{OPERATOR}, code!~"2.."', "verb, resource, code"), "{{code}} {{verb}} {{resource}}"
                 ),

@@ -61,7 +61,7 @@ class Column:
     link_title: str = ""
     bar: bool = False
     hidden: bool = False
-    no_color: bool = True
+    decimals: int | None = None
 
 
 class Builder(Protocol):
@@ -263,6 +263,8 @@ def grid(
 
 def _column_properties(column: Column) -> list[model.DynamicConfigValue]:
     properties = [_property("unit", column.unit)] if column.query else []
+    if column.decimals is not None:
+        properties.append(_property("decimals", column.decimals))
     if column.width:
         properties.append(_property("custom.width", column.width))
     if column.names is not None:

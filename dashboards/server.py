@@ -148,9 +148,9 @@ def _first() -> Row:
                 "Red in all lanes at once: the server, or what it depends on. Red in one: that pod.",
                 Query(
                     f"2 - 2 * min by (pod) (outrigger_upstream_up{{{SERVER}}})",
-                    "{{pod}} server",
+                    "server, {{pod}}",
                 ),
-                Query(breaker(SERVER, "pod"), "{{pod}} breaker"),
+                Query(breaker(SERVER, "pod"), "breaker, {{pod}}"),
                 names={
                     0: ("answers, closed", GREEN),
                     1: ("half open", YELLOW),

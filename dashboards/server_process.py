@@ -82,17 +82,17 @@ def sidecar() -> Row:
         [
             grid(
                 "Version and configuration, by pod",
-                "Good: the same hash in all pods of an MCPServer. Two for longer than a minute: a pod whose "
-                "configuration did not arrive or was refused; see its condition `ConfigApplied`.",
+                "Good: the same hash of the file in all pods of an MCPServer. Two for longer than a minute: a pod "
+                "whose configuration did not arrive or was refused; see its condition `ConfigApplied`.",
                 [
                     Column("Namespace", label="namespace"),
                     Column("MCPServer", label="mcpserver"),
                     Column("Pod", label="pod"),
                     Column("Version", label="version", width=90),
-                    Column("Hash", label="hash"),
+                    Column("Configuration", label="file"),
                     Column(
                         "Configured",
-                        query=f"max by (namespace, mcpserver, pod, hash) (outrigger_config_hash_info{{{PROCESS}}})",
+                        query=f"max by (namespace, mcpserver, pod, file) (outrigger_config_hash_info{{{PROCESS}}})",
                         hidden=True,
                     ),
                     Column(
@@ -101,15 +101,15 @@ def sidecar() -> Row:
                         hidden=True,
                     ),
                 ],
-                sort_by="Hash",
+                sort_by="Configuration",
                 width=12,
                 height=8,
             ),
             number(
-                "Configurations in use",
-                "Good: as many as MCPServers are chosen, one each. More, for longer than a minute: some pods run an "
-                "old one.",
-                f"count(count by (namespace, mcpserver, hash) (outrigger_config_hash_info{{{PROCESS}}}))"
+                "Configurations too many",
+                "Good: 0. How many configurations are in use beyond one for each MCPServer: for longer than a minute "
+                "or two, some pods run an old one; the table beside has the odd hash.",
+                f"count(count by (namespace, mcpserver, file) (outrigger_config_hash_info{{{PROCESS}}}))"
                 f" - count(count by (namespace, mcpserver) (outrigger_config_hash_info{{{PROCESS}}}))",
                 unit="short",
                 steps=ZERO_IS_GOOD,

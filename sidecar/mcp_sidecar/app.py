@@ -204,7 +204,7 @@ class Sidecar:
         tls = self.tls
         self.addresses["mcp"] = await self.listener.start(front.host, front.port, tls.context if tls else None)
         self.serving = True
-        self.catalogue.config_in_use(config.config_hash())
+        self._tell_config()
         scheme = "https" if tls else "http"
         host, port = self.addresses["mcp"]
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -282,6 +282,7 @@ class Sidecar:
             return
         if changes.nothing:
             self.loaded = loaded  # says the same in another text
+            self._tell_config()
             self.reloading.last_refusal = []
             return
         replaced = set(changes.replaced)
@@ -299,10 +300,13 @@ class Sidecar:
         self._serve_servers()
         self._report(changes, replaced)
 
+    def _tell_config(self) -> None:
+        self.catalogue.config_in_use(self.config.config_hash(), self.loaded.file_hash)
+
     def _report(self, changes: Changes, replaced: set[str]) -> None:
         self.reloading.succeed()
         self.catalogue.config_reloads.labels("ok").inc()
-        self.catalogue.config_in_use(self.config.config_hash())
+        self._tell_config()
         self.log.info(
             "new config in use",
             config_hash=self.config.config_hash(),

@@ -195,7 +195,7 @@ def test_every_metric_of_the_catalogue_is_ours_and_every_reason_is_an_error_type
     registry = Registry()
     catalogue = Catalogue(registry)
     catalogue.build("0.1.0", "2026-07-28")
-    catalogue.config_in_use("abc")
+    catalogue.config_in_use("abc", "def")
     assert all(name.startswith("outrigger_") for name in registry.names())
     assert {reason.label for reason in Reason} < set(ERROR_TYPES)
     catalogue.state(catalogue.breaker_state, "git", ("closed", "open", "half_open"), "open")

@@ -260,9 +260,13 @@ class Catalogue:
             "outrigger_loop_lag_seconds", "Delay of the event loop's timers.", buckets=LAG_BUCKETS
         )
 
-    def config_in_use(self, digest: str) -> Gauge:
-        """Tell the hash of the configuration in use, replacing the one before."""
-        return self.registry.info("outrigger_config_hash_info", "Hash of the configuration in use.", hash=digest)
+    def config_in_use(self, digest: str, file: str) -> Gauge:
+        """Tell which configuration is in use, replacing the one before: `digest` of its settings, `file` of its text.
+
+        The settings of replicas differ where each has an address of its own; their file is the same.
+        """
+        text = "Hashes of the configuration in use and of the file that it came from."
+        return self.registry.info("outrigger_config_hash_info", text, hash=digest, file=file)
 
     def build(self, version: str, protocol: str) -> Gauge:
         """Tell the version of the sidecar, of Python and of the newest protocol revision."""
