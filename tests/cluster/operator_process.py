@@ -6,7 +6,6 @@ seen in the API server, its audit log and the operator's own metrics.
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from cluster.admin_page import admin_page
 from cluster.api import Api, ApiError
 from cluster.background_process import BackgroundProcess
 from cluster.control_plane import Cluster
@@ -119,15 +119,7 @@ class OperatorProcess:
 
     def admin(self, path: str) -> tuple[int, str]:
         """GET a page of its admin port. Raises OSError."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        except http.client.HTTPException as error:
-            raise ConnectionError(repr(error)) from error
-        finally:
-            connection.close()
+        return admin_page("127.0.0.1", self.port, path)
 
     def metrics(self) -> dict[str, float]:
         """`name{label="value"}` → value."""

@@ -12,6 +12,7 @@ import threading
 from types import TracebackType
 from typing import Any
 
+from cluster.admin_page import admin_page
 from cluster.api import Api, ApiError, eventually
 from cluster.background_process import BackgroundProcess
 from cluster.pod_agent import PodAgent
@@ -68,15 +69,7 @@ class Sidecar:
 
     def admin(self, path: str) -> tuple[int, str]:
         """GET a page of the admin port. Raises OSError."""
-        connection = http.client.HTTPConnection(self.host, 9090, timeout=5)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        except http.client.HTTPException as error:
-            raise ConnectionError(repr(error)) from error
-        finally:
-            connection.close()
+        return admin_page(self.host, 9090, path)
 
     def status(self) -> Any:
         """`/status`. Raises OSError."""

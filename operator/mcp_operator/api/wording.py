@@ -17,6 +17,7 @@ from mcp_operator.api.v1alpha1.base import (
 )
 from mcp_operator.api.v1alpha1.kinds import URL_PATTERN
 from mcp_sidecar.config import DURATION_PATTERN, SIZE_PATTERN
+from mcp_sidecar.config.describe import shape
 
 Schema = Mapping[str, Any]
 
@@ -69,24 +70,11 @@ def is_secret(path: str) -> bool:
 
 def shown(value: Any, *, secret: bool = False) -> str:
     """What stands there: `"blue"`, `the number 3`, `a list of 2`."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case int() | float():
-            return "a number" if secret else f"the number {value}"[:_MAX_SHOWN]
-        case "":
-            return "an empty string"
-        case str() if secret or len(value) > _MAX_SHOWN or not value.isprintable():
-            return f"a string of {len(value)} character{'s'[: len(value) > 1]}"
-        case str():
-            return f'"{value}"'
-        case list():
-            return f"a list of {len(value)}"
-        case dict():
-            return "an object"
-    return "something else"
+    if not secret and isinstance(value, int | float) and not isinstance(value, bool):
+        return f"the number {value}"[:_MAX_SHOWN]
+    if not secret and isinstance(value, str) and 0 < len(value) <= _MAX_SHOWN and value.isprintable():
+        return f'"{value}"'
+    return shape(value, secret=secret)
 
 
 def nearest(name: str, path: str, properties: Mapping[str, Any]) -> str:

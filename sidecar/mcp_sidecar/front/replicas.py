@@ -18,6 +18,7 @@ from urllib.parse import quote
 from mcp_sidecar.errors import Delivery, Reason, SessionLost, UpstreamError
 from mcp_sidecar.front.replica_connection import Headers, ReplicaConnection, ReplicaLost
 from mcp_sidecar.front.replica_proof import CHALLENGE, PATH, ReplicaProof
+from mcp_sidecar.protocol.hop_headers import HOP_HEADERS
 
 if TYPE_CHECKING:
     from mcp_sidecar.front.request import Request
@@ -35,22 +36,7 @@ _PROOF_LIMIT: Final = 1024
 _HIGH_WATER: Final = 256 * 1024
 _LOW_WATER: Final = 64 * 1024
 _LOOK: Final = 0.02
-_DROPPED: Final = frozenset(
-    {
-        FORWARDED,
-        b"connection",
-        b"content-length",
-        b"expect",
-        b"host",
-        b"keep-alive",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
+_DROPPED: Final = HOP_HEADERS | {FORWARDED}
 _GONE: Final = "the replica that held the session is gone: begin a new one"
 
 

@@ -13,6 +13,7 @@ from typing import Final
 from mcp_sidecar import __version__
 from mcp_sidecar.errors import Delivery, Reason, Rejected, UpstreamError
 from mcp_sidecar.pipeline.call import Call, Era
+from mcp_sidecar.protocol.hop_headers import HOP_HEADERS
 from mcp_sidecar.protocol.revisions import INITIALIZE, NAME_MEMBER, encode_header
 from mcp_sidecar.upstream.route import Route
 
@@ -20,30 +21,17 @@ Headers = Sequence[tuple[bytes, bytes]]
 HeaderSource = Callable[[], Headers]
 """The server's own headers, as they are now. Raises SecretError where a value cannot be had."""
 
-_MANAGED: Final = frozenset(
-    {
-        b"accept",
-        b"accept-encoding",
-        b"connection",
-        b"content-encoding",
-        b"content-length",
-        b"content-type",
-        b"expect",
-        b"host",
-        b"keep-alive",
-        b"last-event-id",
-        b"mcp-method",
-        b"mcp-name",
-        b"mcp-protocol-version",
-        b"mcp-session-id",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
+_MANAGED: Final = HOP_HEADERS | {
+    b"accept",
+    b"accept-encoding",
+    b"content-encoding",
+    b"content-type",
+    b"last-event-id",
+    b"mcp-method",
+    b"mcp-name",
+    b"mcp-protocol-version",
+    b"mcp-session-id",
+}
 """Ours to set: they belong to the message or to the connection."""
 _MAX_BLOCKS: Final = 256
 _MAX_NAMES: Final = 1024
