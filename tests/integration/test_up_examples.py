@@ -80,7 +80,9 @@ def test_guide_shows_what_it_prints(runtime: Path) -> None:
     with UpProcess(path, runtime=runtime, env=PATHS) as up:
         up.row("notes", "ready")
     url = f"http://127.0.0.1:{up.port}/mcp"
-    expected = [re.split(r"  +", line) for line in shown("outrigger up -f examples/mcpservers/notes.yaml", page) if line]
+    expected = [
+        re.split(r"  +", line) for line in shown("outrigger up -f examples/mcpservers/notes.yaml", page) if line
+    ]
     assert up.rows == [[url if cell == "http://127.0.0.1:8080/mcp" else cell for cell in row] for row in expected[1:]]
 
 
