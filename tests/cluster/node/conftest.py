@@ -18,10 +18,15 @@ from cluster.kubectl import kubectl as kubectl_of
 from cluster.node_agents import CNI_PLUGINS, PROGRAMS
 from cluster.node_cluster import NodeCluster
 from cluster.node_machine import possible
-from cluster.operator_process import QUICK
+from cluster.operator_process import QUICK, merged
 
 CHART = Path(__file__).resolve().parents[3] / "charts" / "outrigger"
 NAMESPACE = "outrigger-system"
+ATTENTIVE = {
+    "statusPoll": {"idle": "2s"},
+    "leaderElection": {"leaseDuration": "10s", "renewDeadline": "7s", "retryPeriod": "1s"},
+}
+"""It asks pods often though nothing is wrong, and one that dies is soon followed by the other."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def helm(node_cluster: NodeCluster) -> Command:
 def installed(helm: Command, node_cluster: NodeCluster, failure_logs: dict[str, Callable[[], str]]) -> Installed:
     """The chart, installed once; its operator looks and polls as often as a test wants."""
     values = node_cluster.directory / "values.json"
-    values.write_text(json.dumps({"operator": {"config": QUICK}}))
+    values.write_text(json.dumps({"operator": {"config": merged(QUICK, ATTENTIVE)}}))
     arguments = ("--namespace", NAMESPACE, "--values", str(values), "--wait", "--timeout", "120s")
     failure_logs["operator"] = lambda: kubectl_of(node_cluster)(
         "--namespace",

@@ -12,7 +12,6 @@ import pytest
 from cluster.api import Api, ApiError, eventually
 from cluster.deployed import Deployed, container_ids, deploy, names, page, processes, restarts, server_processes
 from cluster.secret_search import assert_nowhere, from_secret, key_of, new_marker, objects, process_places, secret
-from cluster.servers import condition
 from cluster.steady_load import SteadyLoad
 from tool_http_server import Answer, Seen, ToolHttpServer
 
@@ -138,7 +137,7 @@ def test_a_missing_key_stops_only_its_server(api: Api, installed: Installed, nam
                 assert {pod["metadata"]["uid"] for pod in server.pods()} == waiting[name], "the pod that waited"
         load.more()
         assert not load.failures, load.summary()
-    assert condition(whole.object, "SecretsResolved")["reason"] == "NoneNeeded"
+    assert whole.condition("SecretsResolved")["status"] == "True"
 
 
 # Nowhere else
@@ -187,7 +186,12 @@ def test_nobody_else_sees_a_value(
     image = deploy(api, namespace, "image", "stdio-image", stdio=env)
     http = deploy(api, namespace, "http", "http", http={**env, "headers": header})
     far = deploy(
-        api, namespace, "far", "remote", **remote(upstream, headers=header, bearerToken=key_of("vendor", "bearer"))
+        api,
+        namespace,
+        "far",
+        "remote",
+        **remote(upstream, headers=header, bearerToken=key_of("vendor", "bearer")),
+        health={"interval": "1s", "timeout": "500ms", "failureThreshold": 2},
     )
     for server in (stdio, image, http, far):
         server.ready()
