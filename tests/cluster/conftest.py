@@ -29,7 +29,6 @@ HERE = Path(__file__).resolve().parent
 EXISTING = os.environ.get("OUTRIGGER_TEST_KUBECONFIG")
 TIMEOUT = 180
 GROUPS = ("api", "node")
-Kubectl = Command
 
 _logs = pytest.StashKey[dict[str, Callable[[], str]]]()
 """What is added to the report of a test that fails: title → text."""

@@ -48,7 +48,7 @@ def test_mcp_server_is_reached_by_whom_its_policy_names(
     become(kubectl, stranger, "caller", dict.fromkeys(addresses, "no"))
     become(kubectl, monitoring, "caller", {target: "no" if mcp else "yes" for target, mcp in addresses.items()})
     # the operator reads the admin port, or this would not be told
-    server.wait("SidecarsHealthy", "True")
+    server.wait("ServerReachable", "True")
 
     server.patch(networkPolicy={"from": [{"namespaceSelector": {"matchLabels": {"purpose": "monitoring"}}}]})
     become(kubectl, monitoring, "caller", dict.fromkeys(addresses, "yes"))
