@@ -98,38 +98,29 @@ def draw(data: dict[str, Any], out: Path) -> None:
     bottom = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in data["dashboard"]["panels"])
     height = 48 + 8 + bottom * 38 + 30
     with tempfile.TemporaryDirectory(prefix="outrigger-preview-") as directory:
-        folder = Path(directory)
-        for file in PAGE.glob("*.*"):
-            shutil.copy(file, folder)
-        modules = packages()
-        for file in (modules / "uplot" / "dist").glob("uPlot.*min.*"):
-            shutil.copy(file, folder)
-        (folder / "data.js").write_text(f"const PREVIEW = {json.dumps(data)};\n", encoding="utf-8")
-        picture = folder / "picture.png"
-        flags = (
-            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-            *("--force-device-scale-factor=1", "--allow-file-access-from-files", "--virtual-time-budget=10000"),
-        )
-        done = subprocess.run(
-            [
-                "chromium",
-                *flags,
-                f"--user-data-dir={folder / 'profile'}",
-                f"--window-size=1600,{height}",
-                f"--screenshot={picture}",
-                (folder / "page.html").as_uri(),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert picture.is_file(), done.stderr[-2000:]
+        picture = Path(directory) / "picture.png"
+        browse(data, Path(directory), f"--window-size=1600,{height}", f"--screenshot={picture}")
         width, drawn = struct.unpack(">II", picture.read_bytes()[16:24])
         assert (width, drawn) == (1600, height), (width, drawn, height)
         out.parent.mkdir(parents=True, exist_ok=True)
-        run(str(node()), str(PAGE / "shrink.js"), str(picture), str(out), COLOURS, env={"NODE_PATH": str(modules)})
+        environment = {"NODE_PATH": str(packages())}
+        run(str(node()), str(PAGE / "shrink.js"), str(picture), str(out), COLOURS, env=environment)
+
+
+def browse(data: dict[str, Any], folder: Path, *arguments: str) -> str:
+    """Open the page in a browser; what that printed. Raises AssertionError where it fails."""
+    for file in (*PAGE.glob("*.*"), *(packages() / "uplot" / "dist").glob("uPlot.*min.*")):
+        shutil.copy(file, folder)
+    (folder / "data.js").write_text(f"const PREVIEW = {json.dumps(data)};\n", encoding="utf-8")
+    flags = (
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        *("--force-device-scale-factor=1", "--allow-file-access-from-files", "--virtual-time-budget=10000"),
+    )
+    command = ["chromium", *flags, f"--user-data-dir={folder / 'profile'}", *arguments, (folder / "page.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
 
 
 def packages() -> Path:

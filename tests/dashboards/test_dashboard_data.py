@@ -6,11 +6,15 @@ because of a typing error looks like a fleet that is well.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from dashboard_files import NAMES, Target, dashboard, filled, targets, variables
+from dashboard_files import NAMES, Target, dashboard, filled, panels, targets, variables
+from dashboard_preview import answers, browse
 from dashboard_scene import Scene
 from prometheus_process import Prometheus
 from prometheus_process import Target as Scraped
@@ -60,7 +64,7 @@ def answered(prometheus: Prometheus, target: Target) -> bool:
     query = filled(target.expression, dashboard(target.dashboard), job=JOB)
     if target.instant:
         return any(value == value for _, value in prometheus.query(query))
-    return any(value == value for _, points in prometheus.query_range(query, 60, 1) for _, value in points)
+    return any(value == value for _, points in prometheus.query_range(query, 90, 1) for _, value in points)
 
 
 @pytest.mark.slow
@@ -114,3 +118,18 @@ def test_one_server_chosen_shows_that_server(prometheus: Prometheus) -> None:
             assert labels.get("mcpserver", "orders") == "orders", target
             assert labels.get("pod", "orders-0") in ("orders-0", "orders-1"), target
     assert set(variables(made)) == {"namespace", "server", "pod"}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_preview_draws_every_panel(prometheus: Prometheus, name: str, tmp_path: Path) -> None:
+    if shutil.which("chromium") is None:
+        assert not os.environ.get("CI"), "chromium is not installed"
+        pytest.skip("chromium is not installed: apt-get install --no-install-recommends chromium fonts-dejavu-core")
+    now = prometheus.now()
+    page = browse(answers(prometheus, name, now - 150, now), tmp_path, "--dump-dom")
+    assert "<title>drawn</title>" in page
+    assert page.count('<section class="panel"') == len(list(panels(dashboard(name))))
+    assert page.count("No data") == 0
+    assert "undefined" not in page.partition("</script>")[0]
+    assert "NaN" not in page.partition("</script>")[0]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dashboard_files import NAMES, Target, dashboard, filled, panels, targets
+from dashboard_files import NAMES, Target, dashboard, filled, panels, targets, variables
 from mcp_operator.metrics import OperatorMetrics
 from mcp_sidecar.telemetry.catalogue import Catalogue
 from mcp_sidecar.telemetry.metrics import Registry
@@ -232,6 +232,7 @@ def test_a_query_selects_by_the_variables(target: Target) -> None:
     for metric, inside in found:
         matched = dict(re.findall(r'(\w+)=~"\$(\w+)"', inside))
         assert set(matched) in MATCHERS[target.dashboard], f"{metric}{{{inside}}}"
+        assert set(matched.values()) <= set(variables(dashboard(target.dashboard))), f"{metric}{{{inside}}}"
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
