@@ -97,6 +97,7 @@ class PodAgent:
         self._served: dict[str, bool] = {}
         self._faults: dict[Key, Fault] = {}
         self._spared: set[Key] = set()
+        self._held: frozenset[Key] = frozenset()
         self._pods: dict[Key, _Pod] = {}
         self._dirty: set[Key] = set()
         self._events: queue.SimpleQueue[tuple[str, Object]] = queue.SimpleQueue()
@@ -135,6 +136,10 @@ class PodAgent:
     def spare(self, *pods: Key) -> None:
         """These pods, (namespace, name), have no fault, whatever their MCPServer has."""
         self._spared.update(pods)
+
+    def hold_volumes(self, *pods: Key, held: bool = True) -> None:
+        """The volumes of these pods stay as they are, as on a node whose kubelet is stuck; until `held=False`."""
+        self._held = self._held.union(pods) if held else self._held.difference(pods)
 
     def heal(self, namespace: str, server: str) -> None:
         """The fault is gone."""
@@ -327,6 +332,8 @@ class PodAgent:
         return statuses
 
     def _refresh(self, api: Api, pod: _Pod) -> None:
+        if pod.volumes and pod.key in self._held:
+            return
         annotations = pod.pod["metadata"].get("annotations")
         now = time.monotonic()
         if not pod.volumes or annotations != pod.seen_annotations or now - pod.refreshed >= self.refresh:
