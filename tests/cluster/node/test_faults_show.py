@@ -28,12 +28,18 @@ OFTEN = {"interval": "1s", "timeout": "500ms", "failureThreshold": 2}
 HEALTHY = {"Available": "True", "ConfigApplied": "True", "Progressing": "True", "Ready": "True"}
 HEALTHY |= {"SecretsResolved": "True", "ServerReachable": "True"}
 
+OLD = ("False", "Propagating")
+"""The pod that serves on runs an older configuration."""
 CONDITIONS: dict[str, dict[str, tuple[str, str]]] = {
     "well": {},
     "dead": {"Ready": ("False", "ServerUnreachable"), "ServerReachable": ("False", "Unreachable")},
     "slow": {},
-    "secretless": {"Ready": ("False", "SecretMissing"), "SecretsResolved": ("False", "SecretMissing")},
-    "stuck": {"Ready": ("False", "Unschedulable"), "Progressing": ("False", "RolloutStuck")},
+    "secretless": {
+        "Ready": ("False", "SecretMissing"),
+        "SecretsResolved": ("False", "SecretMissing"),
+        "ConfigApplied": OLD,
+    },
+    "stuck": {"Ready": ("False", "Unschedulable"), "Progressing": ("False", "RolloutStuck"), "ConfigApplied": OLD},
 }
 """Server → the conditions that are not True. A slow server is there and says so: its callers' figures show it."""
 ALERTS = {
