@@ -37,6 +37,8 @@ from mcp_callers import Caller
 from raw_mcp import META
 from tcp_relay import TcpRelay
 
+pytestmark = pytest.mark.timeout(300)
+
 Object = dict[str, Any]
 MODES = ("legacy", "2026-07-28")
 LEGACY = "2025-06-18"
