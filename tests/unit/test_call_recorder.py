@@ -261,6 +261,20 @@ def test_what_is_refused_before_a_call_is_counted() -> None:
     assert rig.counted("rejected") == {("git", "request_too_large"): 1, (OTHER, "shutting_down"): 1}
 
 
+def test_what_is_watched_is_there_before_it_happens() -> None:
+    """A counter that appears with its first event shows no increase in Prometheus: the first fault would be unseen."""
+    registry = Registry()
+    CallRecorder(Catalogue(registry), None, None, servers=["git"])
+    text = registry.render().decode()
+    for line in (
+        'outrigger_errors_total{server="git",side="upstream",error_type="connection_lost"} 0',
+        'outrigger_errors_total{server="git",side="sidecar",error_type="breaker_open"} 0',
+        'outrigger_rejected_total{server="git",reason="queue_full"} 0',
+        'outrigger_config_reloads_total{result="refused"} 0',
+    ):
+        assert f"{line}\n" in text
+
+
 def test_a_removed_server_leaves_no_series() -> None:
     rig = Rig()
     rig.finish(OK)
