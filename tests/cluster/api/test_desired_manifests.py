@@ -12,6 +12,7 @@ from cluster.api import Api, eventually, plural
 from desired_goldens import CHECKSUM, CLUSTER, IMAGES, NAMES, manifest, object_of
 from mcp_operator.api.v1alpha1 import parse
 from mcp_operator.desired import Desired, desired, session_secret
+from mcp_operator.kube.owned_fields import owned_fields
 
 CLASSES = {
     "/apis/scheduling.k8s.io/v1/priorityclasses": {
@@ -81,6 +82,14 @@ def test_stored_as_sent_and_a_second_apply_changes_nothing(api: Api, wanted: Des
         first = api.apply(each, manager="outrigger")
         assert missing(each, first, each["kind"]) == []
         eventually(lambda each=each: unchanged(api, each), f"a second apply of {each['kind']} that changes nothing")
+
+
+def test_the_pod_template_is_found_again_in_the_deployment(api: Api, wanted: Desired) -> None:
+    """As who waits for an upgrade keeps it: others' fields and defaults left out, and applying it changes nothing."""
+    each = object_of(wanted, "Deployment")
+    stored = api.apply(each, manager="outrigger")
+    found = owned_fields(stored, "outrigger")["spec"]["template"]
+    assert found == each["spec"]["template"]
 
 
 def test_pods_are_admitted_where_they_must_be_restricted(
