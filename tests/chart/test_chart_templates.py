@@ -239,7 +239,7 @@ def test_the_test_makes_what_the_example_has() -> None:
     made = render().of("MCPServer")
     assert made["spec"] == example["spec"]
     pod = render().of("Pod")
-    assert f"http://{made['metadata']['name']}:8080/mcp" in pod["spec"]["containers"][0]["command"][-1]
+    assert f"http://{made['metadata']['name']}.{NAMESPACE}.svc:8080/mcp" in pod["spec"]["containers"][0]["command"][-1]
     for hook in (made, pod):
         assert hook["metadata"]["annotations"]["helm.sh/hook"] == "test"
         assert "hook-succeeded" in hook["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
