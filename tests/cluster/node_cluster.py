@@ -26,6 +26,7 @@ from cluster.addon_programs import programs as addon_programs
 from cluster.api import ApiError, eventually
 from cluster.background_process import BackgroundProcess
 from cluster.control_plane import ControlPlane
+from cluster.images_for_tests import archives as build_images_for_tests
 from cluster.kubernetes_programs import programs
 from cluster.node_addons import Addons
 from cluster.node_agents import PAUSE_IMAGE, Node
@@ -191,9 +192,10 @@ class NodeCluster(ControlPlane):
 
 
 def prepare() -> None:
-    """Build what a cluster needs and is missing, and our images as the code is now. Raises ProgramsMissing."""
+    """Build what a cluster and its tests need and is missing, our images as the code is now. Raises ProgramsMissing."""
     programs("kube-scheduler", "kubelet", "kube-proxy")
     addon_programs()
+    build_images_for_tests()
     root = IMAGES.parents[1]
     written = min((path.stat().st_mtime for path in IMAGES.glob("*.tar")), default=0.0)
     sources = [path for folder in IMAGE_SOURCES for path in (root / folder).rglob("*") if path.is_file()]
