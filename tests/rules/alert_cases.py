@@ -310,7 +310,7 @@ def calls(per_minute: int, failed: int, minutes: int) -> dict[str, str]:
 FAST, SLOW = "OutriggerErrorBudgetBurnFast", "OutriggerErrorBudgetBurnSlow"
 
 BUDGETS = (
-    Case(FAST, "a quarter fails", calls(100, 25, 30), {2: [], 10: [WEB], 30: [WEB], 70: []}, value="25%"),
+    Case(FAST, "a quarter fails", calls(100, 25, 30), {2: [], 7: [], 10: [WEB], 30: [WEB], 70: []}, value="25%"),
     Case(FAST, "a seventh fails", calls(100, 14, 300), {60: [WEB], 240: [WEB]}, value="14%", also=frozenset({SLOW})),
     Case(FAST, "five in a hundred fail", calls(100, 5, 600), {60: [], 400: []}, also=frozenset({SLOW})),
     Case(
