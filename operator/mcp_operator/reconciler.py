@@ -332,7 +332,10 @@ class Reconciler:
         settled = {"Ready", "ServerReachable", "ConfigApplied", "SecretsResolved"} <= good
         self._reports.follow(key, settled=settled)
         answers = self._reports.of(key)
-        if any(pod.ip and not pod.deleting and not pod.finished and pod.uid not in answers for pod in owned.pods):
+        # a pod that became ready since it was asked knows its server now
+        ready = {uid for uid, answer in answers.items() if isinstance(answer, SidecarReport) and answer.ready}
+        asked = (pod for pod in owned.pods if pod.ip and not pod.deleting and not pod.finished)
+        if any(pod.uid not in (ready if pod.ready else answers) for pod in asked):
             self._reports.ask_now(key)
 
     def _forget(self, key: Key) -> None:
