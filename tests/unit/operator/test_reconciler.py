@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import dataclasses
 import json
 import sys
 from types import SimpleNamespace
@@ -324,6 +325,19 @@ async def test_a_pod_that_was_never_asked_is_asked_at_once(operator) -> None:
     operator.pod("search-b")
     await operator.once()
     assert operator.asked_now == [KEY]
+
+
+async def test_a_pod_that_was_asked_before_it_was_ready_is_asked_again_once_it_is(operator) -> None:
+    """Only then it knows its server: the status is not to lack that until the next poll."""
+    pod = await serving(operator)
+    uid = pod["metadata"]["uid"]
+    known = operator.reports._answers[KEY][uid]
+    operator.reports._answers[KEY] = {uid: dataclasses.replace(known, ready=False)}
+    await operator.once()
+    assert operator.asked_now == [KEY]
+    operator.reports._answers[KEY] = {uid: known}
+    await operator.once()
+    assert operator.asked_now == [KEY], "it has told"
 
 
 # The end of an MCPServer
