@@ -72,6 +72,7 @@ class SteadyLoad:
         self._timeout = timeout
         self._waits = answered
         self._stopping = threading.Event()
+        self._asking: set[int] = set()
         self._threads = [
             threading.Thread(target=self._run, args=(number,), name=f"caller-{number}", daemon=True)
             for number in range(callers)
@@ -101,6 +102,11 @@ class SteadyLoad:
     def answered(self) -> int:
         """Calls with the right answer so far."""
         return sum(one.outcome == "ok" for one in self.told)
+
+    @property
+    def in_hand(self) -> int:
+        """Callers that wait for an answer now."""
+        return len(self._asking)
 
     @property
     def failures(self) -> list[Told]:
@@ -156,6 +162,7 @@ class SteadyLoad:
                     client.open()
                     opened = True
                     began = time.monotonic()
+                self._asking.add(caller)
                 answer = client.call(self._tool, {**self._arguments, "text": key})
                 if not self._modern and answer.status == 404:
                     self.sessions_lost.append(time.monotonic())
@@ -165,6 +172,8 @@ class SteadyLoad:
             except (OSError, http.client.HTTPException, ValueError, AssertionError) as error:
                 client.close()
                 self.told.append(Told(began, time.monotonic(), _broken(error), detail=repr(error)[:300]))
+            finally:
+                self._asking.discard(caller)
             self._stopping.wait(self._pause)
         client.close()
 

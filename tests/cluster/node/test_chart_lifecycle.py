@@ -224,9 +224,10 @@ def test_edit_and_view_reach_mcp_servers(
     for role in ("edit", "view"):
         kubectl("create", "rolebinding", role, f"--clusterrole={role}", f"--user={role}", "--namespace", namespace)
 
-    def can(user: str, verb: str, resource: str = "mcpservers") -> bool:
+    def can(user: str, verb: str, subresource: str = "") -> bool:
+        what = ("mcpservers", f"--subresource={subresource}", f"--as={user}", "--namespace", namespace)
         try:
-            return kubectl("auth", "can-i", verb, resource, f"--as={user}", "--namespace", namespace).startswith("yes")
+            return kubectl("auth", "can-i", verb, *what).startswith("yes")
         except subprocess.CalledProcessError:
             return False
 
@@ -237,8 +238,8 @@ def test_edit_and_view_reach_mcp_servers(
     for verb in ("create", "update", "patch", "delete", "deletecollection"):
         assert can("edit", verb)
         assert not can("view", verb)
-    assert can("edit", "update", "mcpservers/scale")
-    assert not can("edit", "update", "mcpservers/status")
+    assert can("edit", "update", "scale")
+    assert not can("edit", "update", "status")
 
 
 def test_the_last_package_is_an_older_chart() -> None:

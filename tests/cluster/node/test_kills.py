@@ -118,6 +118,7 @@ def test_a_killed_stdio_server(kept: dict[str, Deployed], kind: str) -> None:
     before = restarts(pod)
     with SteadyLoad(server.url, callers=8, tool="sleep", arguments={"ms": 200}) as load:
         (process,) = server_processes(pod, container)
+        eventually(lambda: load.in_hand == 8, "every caller waits")
         killed = kill(process)
         load.more(40)
         assert load.failures, "eight calls were in its hands"

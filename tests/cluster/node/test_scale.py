@@ -65,7 +65,7 @@ def test_the_autoscaler(api: Api, installed: Installed, namespace: str) -> None:
         return found
 
     eventually(lambda: asked().get("currentMetrics"), "the autoscaler knows the pods' load", 90)
-    with SteadyLoad(server.url, callers=2) as few:
+    with SteadyLoad(server.url, callers=2, pause=0.5) as few:
         with SteadyLoad(server.url, callers=6, pause=0.0) as many:
             eventually(lambda: len(server.pods()) >= 2, "scaled up", 90)
             wanted = server.object["spec"]["replicas"]
