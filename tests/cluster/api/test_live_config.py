@@ -55,6 +55,8 @@ def test_a_tunable_reaches_every_sidecar_without_a_restart(
 ) -> None:
     api.create(mcp_server(namespace, replicas=2))
     wait_for(api, namespace, "one", "ConfigApplied", "True", "Applied", timeout=60)
+    wait_for(api, namespace, "one", "Progressing", "True", "RolloutComplete", timeout=60)
+    wait_for(api, namespace, "one", "Ready", "True", timeout=60)
     running = sidecars(api, real_pods, namespace, 2)
     before = [sidecar.identity for sidecar in running]
     children = [sidecar.text("pid") for sidecar in running]
