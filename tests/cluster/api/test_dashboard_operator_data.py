@@ -51,19 +51,21 @@ def test_every_query_of_the_operator_has_data(
 
         prometheus.wait(all_answer, "every query has data", 60, lambda: sorted(empty))
 
-        # and what it tells is so
+        # and what it tells is so, once it was scraped
         made = dashboard("operator")
-        told = {
-            target.panel: prometheus.query(filled(target.expression, made, job=JOB))
-            for target in asked
-            if target.panel in ("Leader", "Not ready", "Conditions that are not as they should be")
-        }
-        assert told["Leader"][0][1] == 1
-        assert told["Not ready"][0][1] >= 1
-        wrong = {
-            (labels["name"], labels["type"], labels["reason"])
-            for labels, _ in told["Conditions that are not as they should be"]
-            if labels["namespace"] == namespace
-        }
-        assert ("lacking", "Ready", "SecretMissing") in wrong
-        assert ("lacking", "SecretsResolved", "SecretMissing") in wrong
+        panels = {target.panel: target for target in asked}
+
+        def told(panel: str) -> list[tuple[dict[str, str], float]]:
+            return prometheus.query(filled(panels[panel].expression, made, job=JOB))
+
+        def wrong() -> set[tuple[str, str, str]]:
+            return {
+                (labels["name"], labels["type"], labels["reason"])
+                for labels, _ in told("Conditions that are not as they should be")
+                if labels["namespace"] == namespace
+            }
+
+        secret = {("lacking", "Ready", "SecretMissing"), ("lacking", "SecretsResolved", "SecretMissing")}
+        prometheus.wait(lambda: secret <= wrong(), "the missing Secret is told", 30, lambda: sorted(wrong()))
+        assert told("Leader")[0][1] == 1
+        assert told("Not ready")[0][1] >= 1
