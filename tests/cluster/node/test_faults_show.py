@@ -1,7 +1,8 @@
 """A fault in the cluster shows where people look, and nothing else: condition, panel and alert of the right server.
 
 The panels are those that the chart carries, asked of a real Prometheus with the chart's rules, which wait for a
-thirtieth of their time; a number is red as Grafana would paint it. The runbooks' other alerts: tests/cluster/api.
+thirtieth of their time; a number is red as Grafana would paint it. Slow servers, and the runbooks' other alerts:
+tests/rules and tests/cluster/api.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ OLD = ("False", "Propagating")
 CONDITIONS: dict[str, dict[str, tuple[str, str]]] = {
     "well": {},
     "dead": {"Ready": ("False", "ServerUnreachable"), "ServerReachable": ("False", "Unreachable")},
-    "slow": {},
     "secretless": {
         "Ready": ("False", "SecretMissing"),
         "SecretsResolved": ("False", "SecretMissing"),
@@ -41,16 +41,14 @@ CONDITIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "stuck": {"Ready": ("False", "Unschedulable"), "Progressing": ("False", "RolloutStuck"), "ConfigApplied": OLD},
 }
-"""Server → the conditions that are not True. A slow server is there and says so: its callers' figures show it."""
+"""Server → the conditions that are not True."""
 ALERTS = {
     "dead": {"OutriggerServerUnreachable"},
-    "slow": {"OutriggerBreakerOpen", "OutriggerErrorBudgetBurnFast"},
     "secretless": {"OutriggerSecretNotResolved"},
     "stuck": {"OutriggerRolloutStuck"},
 }
 NUMBERS = {
     "dead": {"Server answers"},
-    "slow": {"Breaker", "Error ratio"},
     # of the new pod, which waits for the value, beside the old one, which serves
     "secretless": {"Server answers", "Configurations too many"},
 }
@@ -97,24 +95,18 @@ def test_each_fault_shows_and_nothing_else(api: Api, installed: Installed, names
     with ExitStack() as stack:
         upstream = stack.enter_context(ToolHttpServer(host=api.host, bind=api.host))
         servers = {name: deploy(api, namespace, name) for name in ("well", "secretless", "stuck")}
-        servers["slow"] = deploy(api, namespace, "slow", timeouts={"timeout": "300ms"})
         servers["dead"] = deploy(api, namespace, "dead", "remote", remote={"url": upstream.url}, health=OFTEN)
         for server in servers.values():
             server.ready()
         prometheus = stack.enter_context(Monitored(api, [namespace], operator_namespace=installed.namespace))
-        prometheus.wait(lambda: len(prometheus.query("outrigger_upstream_up == 1")) == 5, "all are scraped", 60)
-        for name in ("well", "slow"):
-            stack.enter_context(SteadyLoad(servers[name].url, callers=1, pause=0.2))
+        prometheus.wait(lambda: len(prometheus.query("outrigger_upstream_up == 1")) == 4, "all are scraped", 60)
+        stack.enter_context(SteadyLoad(servers["well"].url, callers=1, pause=0.2))
         for server in servers.values():
             eventually(lambda server=server: not conditions(server), f"{server.name} is well", 30)
             assert set(red(prometheus, "server", namespace=namespace, server=server.name)) == set()
         assert not_ready(prometheus, namespace) == set()
 
         upstream.stop()
-        late = SteadyLoad(
-            servers["slow"].url, callers=3, pause=0.2, tool="sleep", arguments={"ms": 1000}, answered=False
-        )
-        stack.enter_context(late)
         servers["secretless"].patch(stdio={"env": [from_secret("TOKEN", "absent", "token")]})
         servers["stuck"].patch(podTemplate={"nodeSelector": {"kubernetes.io/hostname": "nowhere"}})
         servers["stuck"].wait("Ready", "False", "Unschedulable")
