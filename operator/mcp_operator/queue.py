@@ -54,6 +54,8 @@ class WorkQueue(Generic[K]):
         """Keys marked while they were worked on."""
         self._timers: dict[K, tuple[float, asyncio.TimerHandle]] = {}
         self._failures: dict[K, int] = {}
+        self._backing_off: set[K] = set()
+        """Keys that failed and whose wait is not over, though a mark may have ended it early."""
         self._waiter: asyncio.Event = asyncio.Event()
         self._closed = False
         self._given = 0
@@ -93,6 +95,7 @@ class WorkQueue(Generic[K]):
 
     def _due(self, key: K) -> None:
         self._timers.pop(key, None)
+        self._backing_off.discard(key)
         self.add(key, urgent=False)
 
     def _cancel_timer(self, key: K) -> None:
@@ -133,11 +136,16 @@ class WorkQueue(Generic[K]):
 
     def retry(self, key: K, *, at_least: float = 0.0) -> float:
         """The work on a key failed: it comes again after its backoff (doubling, half of it jitter), not sooner than
-        `at_least` and not later than the longest backoff. Seconds until then."""
-        failures = self._failures.get(key, 0)
-        self._failures[key] = failures + 1
+        `at_least` and not later than the longest backoff. Seconds until then.
+
+        A failure that a mark brought on before the last wait was over does not lengthen it: ten events within a second
+        say nothing of how long the cause lasts.
+        """
+        if key not in self._backing_off:
+            self._failures[key] = self._failures.get(key, 0) + 1
+            self._backing_off.add(key)
         self.retried += 1
-        delay = min(self._base * 2.0 ** min(failures, 30), self._max) * (0.5 + self._rng() / 2)
+        delay = min(self._base * 2.0 ** min(self._failures[key] - 1, 30), self._max) * (0.5 + self._rng() / 2)
         delay = min(max(delay, at_least), self._max)
         self.add_after(key, delay)
         return delay
@@ -145,10 +153,11 @@ class WorkQueue(Generic[K]):
     def succeeded(self, key: K) -> None:
         """The work on a key went well: its backoff starts anew."""
         self._failures.pop(key, None)
+        self._backing_off.discard(key)
 
     def forget(self, key: K) -> None:
         """The key exists no more: nothing waits for it."""
-        self._failures.pop(key, None)
+        self.succeeded(key)
         self._again.pop(key, None)
         self._cancel_timer(key)
         if self._lane.pop(key, None) is not None:

@@ -75,6 +75,8 @@ class _Memory:
     uid: str
     generation: int = 0
     cluster_ips: tuple[str, ...] = ()
+    ending: bool = False
+    """Whether its namespace is being deleted, which nothing can undo."""
 
 
 @dataclass(slots=True)
@@ -156,6 +158,8 @@ class Reconciler:
                 # A deletion that the watch did not tell of would never show where there is nothing to write.
                 await self._confirmation(key, entry)()
                 entry = self._store.get(key) or entry
+            if memory.ending:
+                return Result(_TERMINATING_RETRY)
             return await self._reconcile(key, entry, memory)
         except Gone:
             self._store.drop(key, entry.uid)
@@ -163,6 +167,7 @@ class Reconciler:
             return None
         except KubeError as error:
             if error.terminating:
+                memory.ending = True
                 return Result(_TERMINATING_RETRY)  # the namespace goes, and everything in it
             raise
 

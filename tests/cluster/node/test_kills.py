@@ -17,6 +17,7 @@ import pytest
 
 from cluster.api import Api, eventually
 from cluster.deployed import Deployed, deploy, first_process, names, restarts, server_processes
+from cluster.kubectl import Command
 from cluster.node_cluster import NodeCluster
 from cluster.operator_process import lease_holder
 from cluster.sidecars import is_ready
@@ -147,18 +148,27 @@ def test_a_killed_http_server(kept: dict[str, Deployed]) -> None:
     server.wait("ServerReachable", "True", "Reachable")
 
 
-def test_a_node_agent_that_is_gone_for_a_while(node_cluster: NodeCluster, kept: dict[str, Deployed]) -> None:
-    """Pods go on without it, and what is wanted meanwhile comes when it is back."""
+def test_a_node_agent_that_is_gone_for_a_while(
+    node_cluster: NodeCluster, kubectl: Command, kept: dict[str, Deployed]
+) -> None:
+    """Pods go on without it, and what is wanted of it meanwhile comes when it is back."""
     server = kept["pair"]
     before = server.ready_pods(2)
+    first, *others = node_cluster.nodes
     with SteadyLoad(server.url, callers=4) as load:
         node_cluster.kill_kubelet()
         try:
+            for node in others:
+                kubectl("cordon", node.name)
             server.patch(replicas=3)
             eventually(lambda: len(server.pods()) == 3, "the third pod wanted")
             load.more(200)
-            assert not is_ready(next(pod for pod in server.pods() if pod["metadata"]["name"] not in names(before)))
+            third = next(pod for pod in server.pods() if pod["metadata"]["name"] not in names(before))
+            assert third["spec"].get("nodeName", first.name) == first.name
+            assert not is_ready(third)
         finally:
+            for node in others:
+                kubectl("uncordon", node.name)
             node_cluster.start_kubelet()
         server.ready_pods(3)
         node_cluster.wait_until_ready()

@@ -85,8 +85,8 @@ async def test_a_retry_comes_not_sooner_than_the_api_server_asks() -> None:
 async def test_failures_double_the_wait_up_to_its_bound_and_success_resets_it() -> None:
     queue = make(backoff_base=1.0, backoff_max=5.0)
     waits = []
+    queue.add("a")
     for _ in range(4):
-        queue.add("a")
         await queue.get()
         waits.append(queue.retry("a"))
         queue.done("a")
@@ -95,6 +95,18 @@ async def test_failures_double_the_wait_up_to_its_bound_and_success_resets_it() 
     queue.add("a")
     await queue.get()
     assert queue.retry("a") == 1.0
+
+
+@on_virtual_loop
+async def test_failures_that_events_bring_on_early_do_not_lengthen_the_wait() -> None:
+    queue = make(backoff_base=1.0, backoff_max=60.0)
+    for _ in range(10):
+        queue.add("a")
+        await queue.get()
+        assert queue.retry("a") == 1.0
+        queue.done("a")
+    assert await queue.get() == "a", "by itself, when the wait is over"
+    assert queue.retry("a") == 2.0
 
 
 @on_virtual_loop

@@ -394,6 +394,10 @@ async def test_a_namespace_that_goes_is_no_failure_and_not_forgotten(operator) -
     gone = Forbidden(403, "Forbidden", "the namespace is being terminated", causes=("NamespaceTerminating",))
     operator.cluster.refusals = {("create", "Secret"): gone}
     assert await operator.once() == Result(60.0)
+    assert await operator.once() == Result(60.0)
+    assert operator.cluster.requests == [], "what is deleted with its namespace is no drift"
+    operator.cluster.remove("MCPServer", "team", "search")
+    assert await operator.once() is None
 
 
 # Refusals
