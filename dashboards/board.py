@@ -51,6 +51,18 @@ def query_variable(
     return made
 
 
+def server_variables(description: str) -> list[dashboard.QueryVariable]:
+    """`$namespace` and `$server`, of the MCPServers that are scraped; `description` is of the second."""
+    return [
+        query_variable(
+            "namespace", "Namespace", "Of the MCPServers.", "label_values(outrigger_upstream_up, namespace)"
+        ),
+        query_variable(
+            "server", "Server", description, 'label_values(outrigger_upstream_up{namespace=~"$namespace"}, server)'
+        ),
+    ]
+
+
 def make(
     *,
     uid: str,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from dashboards.board import make, query_variable
+from dashboards.board import make, server_variables
 from dashboards.panels import (
     BREAKER,
     ERROR_RATIO,
@@ -26,11 +26,10 @@ from dashboards.panels import (
     number,
     series,
 )
-from dashboards.promql import FLEET, FLEET_OPERATOR, breaker, error_ratio, quantile, rate, total
+from dashboards.promql import EACH, FLEET, FLEET_OPERATOR, KNOWN, breaker, error_ratio, quantile, rate, total
 from dashboards.server import UID as SERVER_UID
 
 UID = "outrigger-fleet"
-EACH = "namespace, server"
 NAME = "{{namespace}}/{{server}}"
 TO_SERVER = (
     f"/d/{SERVER_UID}?${{datasource:queryparam}}"
@@ -38,14 +37,6 @@ TO_SERVER = (
 )
 
 
-def by_server(query: str) -> str:
-    """A query by `name`, as the operator tells, by `server`, as sidecars do."""
-    return f'max by ({EACH}) (label_replace({query}, "server", "$1", "name", "(.*)"))'
-
-
-READY = by_server(f"outrigger_operator_mcpserver_ready{{{FLEET_OPERATOR}}}")
-KNOWN = f"({READY} or min by ({EACH}) (outrigger_upstream_up{{{FLEET}}}))"
-"""1 where an MCPServer is ready; one that no operator tells of counts as its sidecars see it."""
 NONE = f"0 * {KNOWN}"
 ERRORS = error_ratio(FLEET, EACH)
 DURATION = "outrigger_server_operation_duration_seconds"
@@ -67,17 +58,7 @@ def fleet() -> Dashboard:
         uid=UID,
         title="Outrigger / Fleet",
         description="All MCPServers, those in trouble first. Click a name to see what is wrong with it.",
-        variables=[
-            query_variable(
-                "namespace", "Namespace", "Of the MCPServers.", "label_values(outrigger_upstream_up, namespace)"
-            ),
-            query_variable(
-                "server",
-                "Server",
-                "The MCPServers to show.",
-                'label_values(outrigger_upstream_up{namespace=~"$namespace"}, server)',
-            ),
-        ],
+        variables=server_variables("The MCPServers to show."),
         docs=[("Conditions", "conditions.md"), ("Troubleshooting", "troubleshooting.md")],
         rows=[_numbers(), _table(), _tops(), _saturation()],
     )

@@ -17,6 +17,15 @@ PROCESS: Final = 'namespace=~"$namespace", mcpserver=~"$server", pod=~"$pod"'
 OPERATOR: Final = 'job=~"$job", pod=~"$pod"'
 OPERATOR_FLEET: Final = 'job=~"$job"'
 """Of what the leader tells about MCPServers: whichever replica that is."""
+EACH: Final = "namespace, server"
+"""The labels of an MCPServer."""
+READY: Final = (
+    f'max by ({EACH}) (label_replace(outrigger_operator_mcpserver_ready{{{FLEET_OPERATOR}}}, "server", "$1", "name", '
+    '"(.*)"))'
+)
+"""1 where an MCPServer is ready, of those that the operator watches."""
+KNOWN: Final = f"({READY} or min by ({EACH}) (outrigger_upstream_up{{{FLEET}}}))"
+"""The same; one that no operator tells of counts as its sidecars see it."""
 
 
 def rate(metric: str, where: str, by: str = "") -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards import server_connections, server_process
-from dashboards.board import make, query_variable
+from dashboards.board import make, query_variable, server_variables
 from dashboards.panels import (
     BREAKER,
     ERROR_RATIO,
@@ -26,10 +26,21 @@ from dashboards.panels import (
     series,
     timeline,
 )
-from dashboards.promql import INTERVAL, PROCESS, SERVER, breaker, error_ratio, quantile, rate, total
+from dashboards.promql import (
+    EACH,
+    FLEET_OPERATOR,
+    INTERVAL,
+    KNOWN,
+    PROCESS,
+    SERVER,
+    breaker,
+    error_ratio,
+    quantile,
+    rate,
+    total,
+)
 
 UID = "outrigger-server"
-EACH = "namespace, server"
 NAME = "{{namespace}}/{{server}}"
 OUTCOMES = {"ok": GREEN, "tool_error": YELLOW, "rejected": ORANGE, "error": RED, "cancelled": GRAY}
 
@@ -41,15 +52,7 @@ def server() -> Dashboard:
         title="Outrigger / Server",
         description="One MCPServer: what its callers get, what its server does, what protects one from the other.",
         variables=[
-            query_variable(
-                "namespace", "Namespace", "Of the MCPServers.", "label_values(outrigger_upstream_up, namespace)"
-            ),
-            query_variable(
-                "server",
-                "Server",
-                "The MCPServers to look at; rates and quantiles are of all chosen ones together.",
-                'label_values(outrigger_upstream_up{namespace=~"$namespace"}, server)',
-            ),
+            *server_variables("The MCPServers to look at; rates and quantiles are of all chosen ones together."),
             query_variable(
                 "pod",
                 "Pod",
@@ -77,11 +80,11 @@ def _first() -> Row:
         "",
         [
             number(
-                "Server answers",
-                "Good: yes. No: at least one sidecar finds that its server does not answer; pods then leave the "
-                "Service. Look at *Health and breaker* for which and since when, then at the conditions of the "
-                "MCPServer.",
-                f"min(outrigger_upstream_up{{{SERVER}}})",
+                "Ready",
+                "Good: yes. No: the condition Ready of a chosen MCPServer is not True; *Conditions that are not True* "
+                "has the reason, the documentation's page Conditions what to do. Where no operator is scraped: "
+                "whether every sidecar's server answers.",
+                f"min({KNOWN})",
                 unit="none",
                 names=YES_NO,
             ),
@@ -168,6 +171,19 @@ def _first() -> Row:
                 width=12,
                 stacked=True,
                 colors=OUTCOMES,
+            ),
+            timeline(
+                "Conditions that are not True",
+                "Good: empty. What is wrong with the MCPServer, and since when, in the operator's words: the "
+                "documentation's page Conditions says what to do for each reason; `kubectl describe` has the message.",
+                Query(
+                    "max by (name, type, reason) "
+                    f'(outrigger_operator_mcpserver_condition{{{FLEET_OPERATOR}, status!="True"}})',
+                    "{{name}} {{type}}: {{reason}}",
+                ),
+                names={1: ("not True", RED)},
+                width=24,
+                height=5,
             ),
         ],
     )

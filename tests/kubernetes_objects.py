@@ -164,6 +164,8 @@ def sidecar_status(
     tools: int = 3,
     upstream: dict[str, Any] | None = None,
     stderr: Sequence[str] = (),
+    breaker: str = "closed",
+    call_errors: Sequence[str] = (),
     name: str = NAME,
 ) -> dict[str, Any]:
     """What a sidecar's /status says, cut to what the operator reads."""
@@ -186,6 +188,8 @@ def sidecar_status(
                 "problem": problem,
                 "health": {"failuresInARow": failures, "lastError": last_error},
                 "tools": {"count": tools, "complete": up},
+                "breaker": {"state": breaker, "forced": False, "rejected": 7, "retryAfterSeconds": None},
+                "lastErrors": [{"method": "tools/call", "message": each, "count": 2} for each in call_errors],
                 "upstream": stdio if upstream is None else upstream,
                 "secrets": {"generation": 1, "problem": secrets_problem},
             }

@@ -216,6 +216,14 @@ _ROWS = (
         "The sidecars run, and the server behind them does not answer.",
         "The message has their last error. Is the server up, is `spec.remote.url` right, may the pods reach it? Mend that.",
     ),
+    Reason(
+        "Ready",
+        "CallsFailing",
+        "False",
+        "Bad",
+        "The server answers health checks, but calls fail or take too long: every pod's circuit breaker refuses most of them.",
+        "The message has the last error. Mend the server; if it is slow by nature, raise `spec.timeouts.timeout`.",
+    ),
     Reason("Ready", "Progressing", "False", "Waiting", "The newest spec is being rolled out.", "Wait."),
     Reason(
         "Ready",
@@ -280,7 +288,7 @@ _ROWS = (
         "PartlyReachable",
         "True",
         "Bad",
-        "The server answers some pods and not others.",
+        "The server answers some pods and not others, or only some pods' calls.",
         "The message has the last error of those it does not answer.",
     ),
     Reason(
@@ -290,6 +298,14 @@ _ROWS = (
         "Bad",
         "The server answers none of the pods.",
         "The message has their last error; `Ready` says what to do.",
+    ),
+    Reason(
+        "ServerReachable",
+        "CallsFailing",
+        "False",
+        "Bad",
+        "The server answers health checks, and every pod's circuit breaker refuses calls because they failed.",
+        "The message has the last error; `Ready` says what to do.",
     ),
     Reason(
         "ServerReachable",
@@ -313,6 +329,14 @@ _ROWS = (
         "Waiting",
         "Some pods run an older configuration yet. The kubelet brings the new one within seconds, at most two minutes.",
         "Wait.",
+    ),
+    Reason(
+        "ConfigApplied",
+        "AwaitingPods",
+        "False",
+        "Waiting",
+        "The newest configuration comes with pods that are still starting or replace older ones.",
+        "Wait. Longer: `Ready` and `Progressing` say what holds them up.",
     ),
     Reason(
         "ConfigApplied",

@@ -27,6 +27,8 @@ class Asked:
     """Neither on their way out nor finished."""
     running: tuple[tuple[PodView, Report | None], ...]
     """Those whose sidecar runs, with the report; None where it was not asked yet or is starting."""
+    newest: str
+    """uid of the ReplicaSet that the others give way to; empty where that is not known."""
 
     @property
     def readable(self) -> list[SidecarReport]:
@@ -56,7 +58,7 @@ def asked(pods: Iterable[PodView], reports: Reports, newest: str) -> Asked:
         key=lambda pod: (pod.owner is None or pod.owner.uid != newest, pod.created, pod.name),
     )
     running = tuple((pod, _report(pod, reports)) for pod in living if _runs(pod))
-    return Asked(tuple(living), running)
+    return Asked(tuple(living), running, newest)
 
 
 def reachable(found: Asked) -> Finding:
@@ -66,6 +68,13 @@ def reachable(found: Asked) -> Finding:
     servers = found.servers
     up = sum(server.up for server in servers)
     down = first_down(found)
+    refusing = [server for server in servers if server.up and server.refusing]
+    if up and down is None and refusing:
+        words = _calls_fail(refusing[0])
+        if len(refusing) < up:
+            message = f"the server answers calls of {_count(up - len(refusing), found)}; in the others {words}"
+            return Finding("ServerReachable", "PartlyReachable", message)
+        return Finding("ServerReachable", "CallsFailing", f"the server answers health checks, but {words}")
     if up and down is None:
         return Finding("ServerReachable", "Reachable", f"the server answers {_count(up, found)}")
     if down is not None:
@@ -91,6 +100,12 @@ def unreachable_cause(found: Asked) -> Diagnosis | None:
     return server_cause(down) if down is not None and not any(server.up for server in found.servers) else None
 
 
+def failing_calls(found: Asked) -> str:
+    """What calls fail with, where the server answers health checks and every pod's circuit breaker refuses calls."""
+    up = [server for server in found.servers if server.up]
+    return _calls_fail(up[0]) if up and all(server.refusing for server in up) else ""
+
+
 def unusable_secret(found: Asked) -> str:
     """What a sidecar says of a value that it cannot use; empty where there is none."""
     return next((server_cause(each).message for each in found.servers if each.secrets_problem), "")
@@ -108,7 +123,10 @@ def config_applied(found: Asked, wanted: str) -> Finding:
         return Finding("ConfigApplied", "Applied", f"all pods run configuration {wanted}")
     if found.unreadable and applied + len(found.unreadable) == len(found.pods):
         return Finding("ConfigApplied", "StatusUnreadable", _unreadable(found))
-    return Finding("ConfigApplied", "Propagating", f"{applied} of {len(found.pods)} pods run configuration {wanted}")
+    count = f"{applied} of {len(found.pods)} pods run configuration {wanted}"
+    if any(_stays_behind(pod, report, found.newest, wanted) for pod, report in found.running):
+        return Finding("ConfigApplied", "Propagating", count)
+    return Finding("ConfigApplied", "AwaitingPods", f"{count}; the others are starting, or give way to new ones")
 
 
 def described(found: Asked) -> dict[str, Any]:
@@ -131,6 +149,11 @@ def described(found: Asked) -> dict[str, Any]:
     return told
 
 
+def _calls_fail(server: ServerReport) -> str:
+    cause = f": {server.call_error}" if server.call_error else ""
+    return f"calls fail, and the circuit breaker refuses most of them{cause}"
+
+
 def _runs(pod: PodView) -> bool:
     return any(each.name == SIDECAR and not each.init and each.state == "running" for each in pod.containers)
 
@@ -142,6 +165,11 @@ def _report(pod: PodView, reports: Reports) -> Report | None:
 
 def _down(server: ServerReport) -> bool:
     return not server.up and (server.answered or server.failing or bool(server.problem or server.secrets_problem))
+
+
+def _stays_behind(pod: PodView, report: Report | None, newest: str, wanted: str) -> bool:
+    older = bool(newest) and pod.owner is not None and pod.owner.uid != newest
+    return isinstance(report, SidecarReport) and report.file_hash != wanted and not older
 
 
 def _refuses(report: SidecarReport, wanted: str) -> bool:

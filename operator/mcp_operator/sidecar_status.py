@@ -45,9 +45,13 @@ class ServerReport:
     """It answered at least once, which is what makes a pod ready."""
     failing: bool
     """Its checks failed `FAILING_AFTER` times in a row or more."""
+    refusing: bool
+    """Its circuit breaker is not closed: calls failed, and are refused but for a few."""
     problem: str
     """Why the sidecar does not use it at all."""
     last_error: str
+    call_error: str
+    """What the last call failed with, where `refusing`."""
     stderr: tuple[str, ...]
     """The last lines of a process that does not run as it should."""
     secrets_problem: str
@@ -201,12 +205,16 @@ def _server(found: Mapping[str, Any]) -> ServerReport:
     }
     info = _object(upstream.get("serverInfo") or {}, "upstream.serverInfo")
     count = _number(tools, "count")
+    breaker = _object(found.get("breaker") or {}, "breaker")
+    refusing = _words(breaker.get("state"), "breaker.state", _NAME) in ("open", "half_open")
     return ServerReport(
         up=_flag(found, "up"),
         answered=_flag(found, "answered"),
         failing=_number(health, "failuresInARow") >= FAILING_AFTER,
         problem=_words(found.get("problem"), "problem"),
+        refusing=refusing,
         last_error=_words(health.get("lastError"), "health.lastError"),
+        call_error=_call_error(found.get("lastErrors")) if refusing else "",
         stderr=_stderr(upstream.get("processes")),
         secrets_problem=_words(secrets.get("problem"), "secrets.problem"),
         secrets_generation=_number(secrets, "generation"),
@@ -224,6 +232,13 @@ def _eras(named: set[str], versions: tuple[str, ...]) -> tuple[Era, ...]:
     legacy = "legacy" in named or any(version < FIRST_MODERN for version in dates)
     eras: tuple[Era, ...] = (*(("Modern",) if modern else ()), *(("Legacy",) if legacy else ()))
     return eras
+
+
+def _call_error(errors: object) -> str:
+    """The newest. This is for people: what does not fit is left out."""
+    newest = errors[0] if isinstance(errors, list) and errors else None
+    message = newest.get("message") if isinstance(newest, dict) else None
+    return clean(message, _WORDS) if isinstance(message, str) else ""
 
 
 def _stderr(processes: object) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from mcp_operator.reported import (
     asked,
     config_applied,
     described,
+    failing_calls,
     reachable,
     unreachable_cause,
     unusable_secret,
@@ -179,6 +180,9 @@ def _ready(
     down = unreachable_cause(found)
     if down is not None:
         return _caused(down)
+    failing = failing_calls(found)
+    if failing:
+        return Finding("Ready", "CallsFailing", failing)
     kept = _kept(before, found)
     if kept is not None:
         return kept
@@ -199,7 +203,7 @@ def _caused(cause: Diagnosis) -> Finding:
 def _kept(before: Mapping[str, Mapping[str, Any]], found: Asked) -> Finding | None:
     """What sidecars had said, while they were not asked again: a new leader must not unsay it for a moment."""
     previous = before.get("Ready", {})
-    said = ("ConfigRefused", "SecretUnusable", "ServerUnreachable", "CommandNotFound", "ServerCrashing")
+    said = ("ConfigRefused", "SecretUnusable", "ServerUnreachable", "CallsFailing", "CommandNotFound", "ServerCrashing")
     if found.unasked and previous.get("reason") in said:
         return Finding("Ready", str(previous["reason"]), str(previous.get("message", "")))
     return None

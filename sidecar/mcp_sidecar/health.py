@@ -1,8 +1,8 @@
 """Whether a server is alive: the active check, and the probe of an open breaker.
 
 Traffic that succeeded proves it as well, so a busy server is not asked. While the breaker is open the server is probed
-every two seconds (notes/resilience.md B.3, B.5): a success lets calls try at once, it never closes the breaker by
-itself. What readiness makes of this is `probes`' business.
+every two seconds (notes/resilience.md B.3, B.5): a success lets calls try, it never closes the breaker by itself. What
+readiness makes of this is `probes`' business.
 """
 
 from __future__ import annotations
@@ -117,8 +117,11 @@ class HealthCheck:
                 pause = self._jitter(max(0.1, settings.interval - (self._clock() - self._proved)))
                 continue
             passed = await self._check(settings.start_timeout if first else settings.timeout)
-            if passed and self._breaker.state is State.OPEN:
-                self._breaker.probe_succeeded()
+            if self._breaker.state is State.OPEN:
+                if passed:
+                    self._breaker.probe_succeeded()
+                else:
+                    self._breaker.probe_failed()
             if self._breaker.state is State.OPEN and settings.probe_interval > 0:
                 # most outages are short: the first probes come sooner
                 pause = self._jitter(min(trial, settings.probe_interval))

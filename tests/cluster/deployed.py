@@ -17,6 +17,7 @@ from cluster.api import Api, eventually
 from cluster.operator_process import merged
 from cluster.servers import condition, wait_for
 from cluster.sidecars import is_ready, living
+from cluster.steady_load import wait_for_connections
 from images.contents import REGISTRY, version
 from mcp_callers import CHILDREN, Caller
 
@@ -131,9 +132,10 @@ class Deployed:
         return condition(wait_for(self.api, self.namespace, self.name, kind, status, reason, timeout), kind)
 
     def ready(self, timeout: float = 120.0) -> Deployed:
-        """Wait until it serves as its newest spec says, with no pod of an older one left."""
+        """Wait until it serves as its newest spec says, with no pod of an older one left, and its Service knows."""
         self.wait("Ready", "True", "Ready", timeout)
         self.wait("Progressing", "True", "RolloutComplete", timeout)
+        wait_for_connections(self.url)
         return self
 
     def pods(self) -> list[Object]:

@@ -46,6 +46,21 @@ class Told:
         return str(self.data.get("reason", self.outcome))
 
 
+def wait_for_connections(url: str) -> None:
+    """Until one can be opened: nodes learn of a pod that is ready a moment after the API server does."""
+
+    def listens() -> bool:
+        # A Service that nobody knows yet swallows a connection for good: the first must be short of breath.
+        where = urlsplit(url)
+        try:
+            socket.create_connection((where.hostname or "", where.port or 80), timeout=0.5).close()
+        except OSError:
+            return False
+        return True
+
+    eventually(listens, f"{url} takes connections", 30)
+
+
 class SteadyLoad:
     """A context manager: so many callers at once, from the first answers until it is left."""
 
@@ -83,7 +98,7 @@ class SteadyLoad:
         """When (monotonic) a legacy caller was told to begin anew."""
 
     def __enter__(self) -> SteadyLoad:
-        eventually(self._listens, f"{self._url} takes connections", 30)
+        wait_for_connections(self._url)
         for thread in self._threads:
             thread.start()
         try:
@@ -132,15 +147,6 @@ class SteadyLoad:
         """The longest time (s) after `since` (monotonic) in which no call was answered well."""
         ends = [since, *sorted(one.ended for one in self.told if one.outcome == "ok" and one.ended > since)]
         return max((after - before for before, after in itertools.pairwise(ends)), default=float("inf"))
-
-    def _listens(self) -> bool:
-        # A Service that nobody knows yet swallows a connection for good: the first must be short of breath.
-        where = urlsplit(self._url)
-        try:
-            socket.create_connection((where.hostname or "", where.port or 80), timeout=0.5).close()
-        except OSError:
-            return False
-        return True
 
     def _run(self, caller: int) -> None:
         client = HttpClient(self._url, modern=self._modern, timeout=self._timeout)

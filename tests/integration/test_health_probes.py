@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,19 @@ def test_breaker_opens_is_probed_and_closes() -> None:
             eventually(lambda: sidecar.status()["servers"]["s"]["breaker"]["state"] == "half_open")
             Caller(sidecar).text("echo")
             assert sidecar.status()["servers"]["s"]["breaker"]["state"] == "closed"
+
+
+def test_a_server_that_answers_probes_and_fails_calls_is_left_alone() -> None:
+    with ToolHttpServer() as server:
+        server.behave = lambda seen: Answer(status=500) if seen.tool else None
+        with running({"servers": {"s": {"url": server.url, "retry": NO_RETRY}}}) as sidecar:
+            caller = Caller(sidecar)
+            told: Counter[str] = Counter()
+            while told["breaker_open"] < 500:
+                told[str(caller.reason("echo"))] += 1
+            assert set(told) == {"breaker_open", "upstream_status"}
+            assert told["upstream_status"] < 30, "the probes' good word gave it more calls"
+            assert len(server.calls()) == told["upstream_status"]
 
 
 def test_status_tells_all_there_is() -> None:

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from callers import Caller
 from kubernetes_objects import NAME, NOW, pod
 from mcp_operator.diagnosis import pod_cause
 from mcp_operator.observed import PodView
 from mcp_operator.sidecar_status import ServerReport, SidecarReport, StatusPoller
 from sidecar_process import SidecarProcess
+from tool_http_server import Answer, ToolHttpServer
 
 CHILDREN = Path(__file__).resolve().parent.parent / "children"
 
@@ -83,6 +85,20 @@ async def test_a_server_that_does_not(server: dict[str, Any], reason: str, words
     assert cause is not None
     assert cause.reason == reason
     assert words in cause.message
+
+
+async def test_a_server_that_fails_calls() -> None:
+    with ToolHttpServer() as server, SidecarProcess({"servers": {NAME: {"url": server.url}}}) as sidecar:
+        report = await report_when(sidecar, lambda found: found.up)
+        assert report.server is not None
+        assert (report.server.refusing, report.server.call_error) == (False, "")
+        server.behave = lambda seen: Answer(status=500) if seen.tool else None
+        while await asyncio.to_thread(Caller(sidecar).reason, "echo") != "breaker_open":
+            pass
+        report = await report_when(sidecar, lambda found: found.refusing)
+    assert report.server is not None
+    assert report.server.up
+    assert report.server.call_error == "the server answered with HTTP status 500"
 
 
 async def test_a_configuration_that_is_refused() -> None:

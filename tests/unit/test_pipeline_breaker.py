@@ -269,6 +269,7 @@ def test_a_probe_starts_half_open_at_once_but_does_not_close() -> None:
     assert bench.breaker.in_trial == 1
     bench.breaker.settle(epoch, BAD, 0)
     assert bench.refused() == 60.0
+    bench.clock.now += 2
     bench.breaker.probe_succeeded()
     bench.passes("+++")
     assert bench.breaker.state is State.CLOSED
@@ -280,6 +281,44 @@ def test_a_probe_starts_half_open_at_once_but_does_not_close() -> None:
         (State.HALF_OPEN, State.CLOSED),
     ]
     assert bench.breaker.transitions == {State.CLOSED: 1, State.HALF_OPEN: 2, State.OPEN: 2}
+
+
+def test_a_server_that_answers_probes_and_fails_calls_is_left_alone_for_longer_and_longer() -> None:
+    bench = Bench()
+    bench.open()
+    tried = []
+    opened = bench.clock.now
+    while len(tried) < 8:
+        bench.breaker.probe_succeeded()
+        if bench.breaker.state is State.OPEN and bench.breaker.retry_after:
+            bench.clock.now += 0.5
+            continue
+        tried.append(bench.clock.now - opened)
+        bench.passes("-")
+        opened = bench.clock.now
+    assert tried == [0.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+
+
+def test_that_holds_too_where_some_calls_pass() -> None:
+    bench = Bench()
+    bench.open()
+    bench.breaker.probe_succeeded()
+    bench.passes("+++-----")
+    bench.breaker.probe_succeeded()
+    assert bench.breaker.state is State.OPEN
+    bench.clock.now += 2
+    bench.breaker.probe_succeeded()
+    assert bench.breaker.state is State.HALF_OPEN
+
+
+def test_a_probe_that_passes_after_one_that_failed_is_news() -> None:
+    bench = Bench()
+    bench.open()
+    bench.breaker.probe_succeeded()
+    bench.passes("-")
+    bench.breaker.probe_failed()
+    bench.breaker.probe_succeeded()
+    assert bench.breaker.state is State.HALF_OPEN
 
 
 def test_held_open_by_hand() -> None:
@@ -479,9 +518,15 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @rule()
     def probe(self) -> None:
-        was = self.breaker.state
+        was, believed = self.breaker.state, self.bench.clock.now >= self.breaker._believes_at
         self.breaker.probe_succeeded()
-        assert self.breaker.state is (State.HALF_OPEN if was is State.OPEN else was)
+        assert self.breaker.state is (State.HALF_OPEN if was is State.OPEN and believed else was)
+
+    @rule()
+    def probe_after_one_that_failed(self) -> None:
+        self.breaker.probe_failed()
+        self.breaker.probe_succeeded()
+        assert self.breaker.state is not State.OPEN
 
     @invariant()
     def bounded(self) -> None:

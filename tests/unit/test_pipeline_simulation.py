@@ -72,7 +72,9 @@ class Run:
         while pipeline.breaker.state is State.OPEN:
             await asyncio.sleep(self.probe * (0.9 + 0.2 * self.random.random()))
             self.hits_in_outage += self.down()
-            if not self.down():
+            if self.down():
+                pipeline.breaker.probe_failed()
+            else:
                 pipeline.breaker.probe_succeeded()
 
     async def one(self, pipeline: Pipeline) -> None:

@@ -8,8 +8,9 @@ cancellation, a refusal of our own) hands the permit back and changes nothing ei
 
 Any well-formed answer is a success, JSON-RPC errors included: the server works. Which transport errors count is said
 by `UpstreamError.counted`; a process that dies takes all its calls along, and that is one failure. While open, a probe
-outside the traffic should watch the server: `on_open` starts it, `probe_succeeded` reports it. Nothing here awaits,
-locks or sets a timer.
+outside the traffic should watch the server: `on_open` starts it, `probe_succeeded` and `probe_failed` report it. A
+server may well answer probes and fail calls, as a slow one does: when it opens again soon after a probe's good word,
+the next counts only after a while, or when a probe has failed in between. Nothing here awaits, locks or sets a timer.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from mcp_sidecar.pipeline.window import SlidingWindow
 
 HALF_OPEN_RETRY_AFTER: Final = 1.0
 """Seconds that a caller is told to wait while the permits of half-open are taken."""
+DOUBT: Final = 2.0
+"""Seconds until a probe is believed in the first re-opening; doubled with each, never longer than the open time."""
 
 
 class State(enum.IntEnum):
@@ -87,6 +90,7 @@ class Breaker:
     """
 
     __slots__ = (
+        "_believes_at",
         "_closed_at",
         "_consecutive",
         "_epoch",
@@ -134,6 +138,7 @@ class Breaker:
         self._consecutive = 0
         self._epoch = 0
         self._until = 0.0
+        self._believes_at = 0.0
         self._reopenings = 0
         self._good = 0
         self._first_permit_at = 0.0
@@ -195,9 +200,13 @@ class Breaker:
                     self._enter(_CLOSED)
 
     def probe_succeeded(self) -> None:
-        """The server answered a probe outside the traffic: try it with calls, at once."""
-        if self.state is _OPEN and not self.forced:
+        """The server answered a probe outside the traffic: try it with calls, at once if that is to be believed."""
+        if self.state is _OPEN and not self.forced and self.clock() >= self._believes_at:
             self._enter(_HALF_OPEN)
+
+    def probe_failed(self) -> None:
+        """The server did not answer a probe: when it does, that is news."""
+        self._believes_at = 0.0
 
     def force_open(self, forced: bool = True) -> None:
         """Hold it open by hand, or let it go: it then starts half-open."""
@@ -211,7 +220,7 @@ class Breaker:
         elif self.settings.disabled:
             self._enter(_CLOSED)
         else:
-            self.probe_succeeded()
+            self._enter(_HALF_OPEN)
 
     def reconfigure(self, settings: BreakerSettings) -> None:
         """Take new settings. The state is kept; the counts are kept unless the window changed."""
@@ -260,6 +269,7 @@ class Breaker:
         if self.state is _CLOSED and now - self._closed_at >= self.settings.window:
             self._reopenings = 0
         self._until = now + self._open_time(self._reopenings)
+        self._believes_at = now + DOUBT * 2.0 ** min(self._reopenings - 1, 64) if self._reopenings else now
         self._reopenings += 1
         self._enter(_OPEN)
 

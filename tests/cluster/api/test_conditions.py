@@ -97,7 +97,7 @@ def test_a_server_comes_up_and_goes_down(
         ("Ready", "False", "ScaledToZero"),
         ("Available", "False", "NoReplicasAvailable"),
         ("Available", "False", "ScaledToZero"),
-        ("ConfigApplied", "False", "Propagating"),
+        ("ConfigApplied", "False", "AwaitingPods"),
     }
     assert not bad, "nothing was wrong, and nothing was said to be"
 

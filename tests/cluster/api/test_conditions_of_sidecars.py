@@ -22,7 +22,8 @@ from cluster.operator_process import OperatorProcess, install
 from cluster.pod_agent import PodAgent
 from cluster.servers import KINDS, condition, mcp_server, settled, wait_for
 from cluster.sidecars import Witness, living, sidecars
-from tool_http_server import ToolHttpServer
+from cluster.steady_load import SteadyLoad
+from tool_http_server import Answer, ToolHttpServer
 
 from .conftest import NAMESPACE, Operators
 
@@ -90,6 +91,25 @@ def test_a_server_that_answers_some_pods(api: Api, start_operator: Start, real_p
         for pid in frozen:
             os.kill(pid, signal.SIGCONT)
     wait_for(api, namespace, "one", "ServerReachable", "True", "Reachable")
+
+
+def test_a_server_that_fails_calls_and_answers_health_checks(
+    api: Api, start_operator: Start, real_pods: PodAgent, namespace: str
+) -> None:
+    start_operator(settings=ATTENTIVE)
+    with ToolHttpServer() as upstream:
+        api.create(mcp_server(namespace, kind="remote", remote={"url": upstream.url}, health=OFTEN))
+        wait_for(api, namespace, "one", "Ready", "True", timeout=60)
+        (sidecar,) = sidecars(api, real_pods, namespace, 1)
+        with SteadyLoad(sidecar.url, callers=1):
+            upstream.behave = lambda seen: Answer(status=500) if seen.tool else None
+            server = wait_for(api, namespace, "one", "ServerReachable", "False", "CallsFailing")
+            assert "the server answered with HTTP status 500" in condition(server, "ServerReachable")["message"]
+            wait_for(api, namespace, "one", "Ready", "False", "CallsFailing")
+            wait_for(api, namespace, "one", "Available", "True", "ReplicasAvailable")
+            upstream.behave = None
+            wait_for(api, namespace, "one", "ServerReachable", "True", "Reachable", timeout=60)
+            wait_for(api, namespace, "one", "Ready", "True", "Ready")
 
 
 def test_a_server_that_takes_its_time(

@@ -129,7 +129,7 @@ def test_counts_the_pods_that_run_it(api: Api, operator: OperatorProcess, real_p
     real_pods.spare((namespace, sidecar.name))
     real_pods.fail(namespace, "one", UNSCHEDULABLE)
     patch(api, namespace, replicas=2)
-    server = wait_for(api, namespace, "one", "ConfigApplied", "False", "Propagating")
+    server = wait_for(api, namespace, "one", "ConfigApplied", "False", "AwaitingPods")
     assert condition(server, "ConfigApplied")["message"].startswith("1 of 2 pods run configuration ")
     wait_for(api, namespace, "one", "Ready", "False", "Unschedulable")
     real_pods.heal(namespace, "one")

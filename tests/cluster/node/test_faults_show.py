@@ -1,8 +1,8 @@
 """A fault in the cluster shows where people look, and nothing else: condition, panel and alert of the right server.
 
 The panels are those that the chart carries, asked of a real Prometheus with the chart's rules, which wait for a
-thirtieth of their time; a number is red as Grafana would paint it. Slow servers, and the runbooks' other alerts:
-tests/rules and tests/cluster/api.
+thirtieth of their time; a number is red as Grafana would paint it. The runbooks' other alerts: tests/rules and
+tests/cluster/api.
 """
 
 from __future__ import annotations
@@ -29,31 +29,35 @@ OFTEN = {"interval": "1s", "timeout": "500ms", "failureThreshold": 2}
 HEALTHY = {"Available": "True", "ConfigApplied": "True", "Progressing": "True", "Ready": "True"}
 HEALTHY |= {"SecretsResolved": "True", "ServerReachable": "True"}
 
-OLD = ("False", "Propagating")
-"""The pod that serves on runs an older configuration."""
+WAITS = ("False", "AwaitingPods")
+"""The newest configuration is that of the pod that does not get ready."""
 CONDITIONS: dict[str, dict[str, tuple[str, str]]] = {
     "well": {},
     "dead": {"Ready": ("False", "ServerUnreachable"), "ServerReachable": ("False", "Unreachable")},
+    "slow": {"Ready": ("False", "CallsFailing"), "ServerReachable": ("False", "CallsFailing")},
     "secretless": {
         "Ready": ("False", "SecretMissing"),
         "SecretsResolved": ("False", "SecretMissing"),
-        "ConfigApplied": OLD,
+        "ConfigApplied": WAITS,
     },
-    "stuck": {"Ready": ("False", "Unschedulable"), "Progressing": ("False", "RolloutStuck"), "ConfigApplied": OLD},
+    "stuck": {"Ready": ("False", "Unschedulable"), "Progressing": ("False", "RolloutStuck"), "ConfigApplied": WAITS},
 }
 """Server → the conditions that are not True."""
 ALERTS = {
     "dead": {"OutriggerServerUnreachable"},
+    "slow": {"OutriggerBreakerOpen", "OutriggerErrorBudgetBurnFast"},
     "secretless": {"OutriggerSecretNotResolved"},
     "stuck": {"OutriggerRolloutStuck"},
 }
 NUMBERS = {
-    "dead": {"Server answers"},
+    "dead": {"Ready"},
+    "slow": {"Ready", "Breaker", "Error ratio"},
     # of the new pod, which waits for the value, beside the old one, which serves
-    "secretless": {"Server answers", "Configurations too many"},
+    "secretless": {"Ready", "Configurations too many"},
+    "stuck": {"Ready"},
 }
 """Server → the red numbers of the dashboard Server."""
-NOT_READY = {"dead", "secretless", "stuck"}
+NOT_READY = {"dead", "slow", "secretless", "stuck"}
 """Those that the dashboard Fleet counts."""
 
 
@@ -95,18 +99,24 @@ def test_each_fault_shows_and_nothing_else(api: Api, installed: Installed, names
     with ExitStack() as stack:
         upstream = stack.enter_context(ToolHttpServer(host=api.host, bind=api.host))
         servers = {name: deploy(api, namespace, name) for name in ("well", "secretless", "stuck")}
+        servers["slow"] = deploy(api, namespace, "slow", timeouts={"timeout": "300ms"})
         servers["dead"] = deploy(api, namespace, "dead", "remote", remote={"url": upstream.url}, health=OFTEN)
         for server in servers.values():
             server.ready()
         prometheus = stack.enter_context(Monitored(api, [namespace], operator_namespace=installed.namespace))
-        prometheus.wait(lambda: len(prometheus.query("outrigger_upstream_up == 1")) == 4, "all are scraped", 60)
+        prometheus.wait(lambda: len(prometheus.query("outrigger_upstream_up == 1")) == 5, "all are scraped", 60)
         stack.enter_context(SteadyLoad(servers["well"].url, callers=1, pause=0.2))
+        quick = stack.enter_context(SteadyLoad(servers["slow"].url, callers=1, pause=0.2))
         for server in servers.values():
             eventually(lambda server=server: not conditions(server), f"{server.name} is well", 30)
             assert set(red(prometheus, "server", namespace=namespace, server=server.name)) == set()
         assert not_ready(prometheus, namespace) == set()
 
         upstream.stop()
+        quick.__exit__()
+        stack.enter_context(
+            SteadyLoad(servers["slow"].url, callers=3, pause=0.2, tool="sleep", arguments={"ms": 1000}, answered=False)
+        )
         servers["secretless"].patch(stdio={"env": [from_secret("TOKEN", "absent", "token")]})
         servers["stuck"].patch(podTemplate={"nodeSelector": {"kubernetes.io/hostname": "nowhere"}})
         servers["stuck"].wait("Ready", "False", "Unschedulable")

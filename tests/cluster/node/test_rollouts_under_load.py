@@ -6,7 +6,6 @@ Rollouts by a change of the user's, by a change that is broken, and by another v
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +16,7 @@ from cluster.api import Api, eventually
 from cluster.deployed import PLACE, deploy, names
 from cluster.kubectl import Command
 from cluster.node_cluster import NodeCluster
+from cluster.samples import Samples
 from cluster.servers import condition
 from cluster.sidecars import Witness
 from cluster.steady_load import SteadyLoad
@@ -108,27 +108,10 @@ def test_what_is_broken_replaces_nothing(api: Api, installed: Installed, namespa
 # Another version of the operator
 
 
-class Rolling:
-    """Looks, again and again, how many MCPServers of the cluster roll at the same time. A context manager."""
-
-    def __init__(self, api: Api, tag: str) -> None:
-        self._api, self._tag = api, tag
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self.most = 0
-
-    def __enter__(self) -> Rolling:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._closing.wait(0.1):
-            new = [one for one in self._api.list("deployments", labelSelector=OURS) if tag_of(one) == self._tag]
-            self.most = max(self.most, sum(not complete(one) for one in new))
+def rolling(api: Api, tag: str) -> int:
+    """How many MCPServers of the cluster roll to this version now."""
+    new = [one for one in api.list("deployments", labelSelector=OURS) if tag_of(one) == tag]
+    return sum(not complete(one) for one in new)
 
 
 def tag_of(deployment: dict[str, Any]) -> str:
@@ -170,7 +153,7 @@ def test_another_version_takes_turns(api: Api, upgrade: Callable[..., None], nam
     with contextlib.ExitStack() as stack:
         loads = [stack.enter_context(SteadyLoad(server.url, callers=2)) for server in fleet]
         witness = stack.enter_context(Witness(api, namespace, fleet[-1].name))
-        rolling = stack.enter_context(Rolling(api, NEXT))
+        at_once = stack.enter_context(Samples(lambda: rolling(api, NEXT)))
         upgrade(f"image.tag={NEXT}")
 
         def rolled() -> bool:
@@ -184,7 +167,7 @@ def test_another_version_takes_turns(api: Api, upgrade: Callable[..., None], nam
             server.ready()
         for load in loads:
             assert_no_failure(load)
-    assert rolling.most == 2, "at most, and indeed, two at a time"
+    assert max(at_once.values) == 2, "at most, and indeed, two at a time"
     assert len(waited) >= 2
     assert ("Ready", "False", "NoReplicasAvailable") not in witness.seen
 

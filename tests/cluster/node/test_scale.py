@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from typing import Any
 
 import pytest
 
 from cluster.api import Api, eventually
-from cluster.deployed import Deployed, deploy, names
+from cluster.deployed import deploy, names
 from cluster.kubectl import Command
+from cluster.samples import Samples
 from cluster.sidecars import is_ready
 from cluster.steady_load import SteadyLoad
 
@@ -80,28 +80,6 @@ def test_the_autoscaler(api: Api, installed: Installed, namespace: str) -> None:
         assert not load.failures, load.summary()
 
 
-class Fewest:
-    """Looks, again and again, how many pods of an MCPServer are ready, and keeps the fewest. A context manager."""
-
-    def __init__(self, server: Deployed) -> None:
-        self._server = server
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self.ready = 1000
-
-    def __enter__(self) -> Fewest:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._closing.wait(0.1):
-            self.ready = min(self.ready, sum(is_ready(pod) for pod in self._server.pods()))
-
-
 @pytest.mark.timeout(300)
 def test_nodes_are_drained(api: Api, installed: Installed, kubectl: Command, namespace: str) -> None:
     """One node after the other; from the second both replicas must go, one by one. The drains end, calls go on."""
@@ -109,7 +87,8 @@ def test_nodes_are_drained(api: Api, installed: Installed, kubectl: Command, nam
     before = server.ready().ready_pods(2)
     selector = f"--pod-selector=outrigger.dev/mcpserver={server.name}"
     nodes = [node["metadata"]["name"] for node in api.list("nodes")]
-    with SteadyLoad(server.url, callers=6) as load, Fewest(server) as fewest:
+    ready = Samples(lambda: sum(is_ready(pod) for pod in server.pods()))
+    with SteadyLoad(server.url, callers=6) as load, ready:
         for node in nodes:
             try:
                 kubectl("drain", node, selector, "--delete-emptydir-data", "--timeout=100s", timeout=120)
@@ -120,7 +99,7 @@ def test_nodes_are_drained(api: Api, installed: Installed, kubectl: Command, nam
         assert names(server.ready_pods(2)).isdisjoint(names(before))
         load.more()
         assert not load.failures, load.summary()
-    assert fewest.ready == 1, "never both at the same time"
+    assert min(ready.values) == 1, "never both at the same time"
 
 
 def test_one_replica_does_not_hold_up_a_drain(api: Api, installed: Installed, namespace: str) -> None:

@@ -100,6 +100,7 @@ def rolling_out(**new: Any) -> Facts:
 
 UP = seen()
 DOWN = report(up=False, answered=True, failures=3, last_error="connection refused")
+FAILING = report(breaker="half_open", call_errors=["the server showed no sign of life for 0.3 s", "older"])
 STARTING = report(up=False)
 NO_NODE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available"}
 STUCK = deployment(ready=0, progressing=("False", "ProgressDeadlineExceeded"))
@@ -363,6 +364,26 @@ SITUATIONS: dict[str, tuple[Facts, dict[str, str], list[str]]] = {
         {"Ready": "Ready", "ServerReachable": "PartlyReachable"},
         ["1 of 2 pods", "connection refused"],
     ),
+    "calls fail": (
+        seen(reports=FAILING),
+        {"Ready": "CallsFailing", "ServerReachable": "CallsFailing", "Available": "ReplicasAvailable"},
+        ["the server answers health checks", "circuit breaker", "no sign of life for 0.3 s"],
+    ),
+    "calls fail in all pods": (
+        seen(pod(), pod(name="web-1-b"), reports=[FAILING, report(breaker="open")]),
+        {"Ready": "CallsFailing", "ServerReachable": "CallsFailing"},
+        [],
+    ),
+    "calls fail in one of two": (
+        seen(pod(), pod(name="web-1-b"), reports=[report(), FAILING]),
+        {"Ready": "Ready", "ServerReachable": "PartlyReachable"},
+        ["answers calls of 1 of 2 pods", "no sign of life"],
+    ),
+    "calls failed once": (
+        seen(reports=report(call_errors=["the server showed no sign of life for 0.3 s"])),
+        {"Ready": "Ready", "ServerReachable": "Reachable"},
+        [],
+    ),
     "sidecars cannot be read": (
         seen(reports=UNREADABLE),
         {"Ready": "Ready", "ServerReachable": "StatusUnreadable", "ConfigApplied": "StatusUnreadable"},
@@ -381,6 +402,16 @@ SITUATIONS: dict[str, tuple[Facts, dict[str, str], list[str]]] = {
     "old configuration in one of two": (
         seen(pod(), pod(name="web-1-b"), reports=[report(), report(file_hash="0" * 16)]),
         {"Ready": "Ready", "ConfigApplied": "Propagating"},
+        ["1 of 2 pods"],
+    ),
+    "configuration of pods that give way": (
+        seen(pod(), pod(name="web-0-a", owner="web-0"), reports=[report(), report(file_hash="0" * 16)]),
+        {"ConfigApplied": "AwaitingPods"},
+        ["1 of 2 pods"],
+    ),
+    "configuration of a pod that is starting": (
+        seen(pod(), pod(name="web-1-b", ready=False, sidecar=waiting("sidecar", "ContainerCreating"))),
+        {"ConfigApplied": "AwaitingPods"},
         ["1 of 2 pods"],
     ),
     "configuration refused": (
