@@ -174,12 +174,13 @@ def _first() -> Row:
             ),
             timeline(
                 "Conditions that are not True",
-                "Good: empty. What is wrong with the MCPServer, and since when, in the operator's words: the "
-                "documentation's page Conditions says what to do for each reason; `kubectl describe` has the message.",
+                "Good: empty, but for moments of a rollout and what is scaled to zero. What is wrong, since when, in "
+                "the operator's words: the documentation's page Conditions says what to do for each reason; `kubectl "
+                "describe` has the message.",
                 Query(
-                    "max by (name, type, reason) "
+                    "max by (namespace, name, type, reason) "
                     f'(outrigger_operator_mcpserver_condition{{{FLEET_OPERATOR}, status!="True"}})',
-                    "{{name}} {{type}}: {{reason}}",
+                    "{{namespace}}/{{name}} {{type}}: {{reason}}",
                 ),
                 names={1: ("not True", RED)},
                 width=24,

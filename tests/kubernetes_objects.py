@@ -164,7 +164,7 @@ def sidecar_status(
     tools: int = 3,
     upstream: dict[str, Any] | None = None,
     stderr: Sequence[str] = (),
-    breaker: str = "closed",
+    refuses: bool = False,
     call_errors: Sequence[str] = (),
     name: str = NAME,
 ) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def sidecar_status(
                 "problem": problem,
                 "health": {"failuresInARow": failures, "lastError": last_error},
                 "tools": {"count": tools, "complete": up},
-                "breaker": {"state": breaker, "forced": False, "rejected": 7, "retryAfterSeconds": None},
+                "breaker": {"state": "half_open" if refuses else "closed", "refuses": refuses},
                 "lastErrors": [{"method": "tools/call", "message": each, "count": 2} for each in call_errors],
                 "upstream": stdio if upstream is None else upstream,
                 "secrets": {"generation": 1, "problem": secrets_problem},

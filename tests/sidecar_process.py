@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -26,6 +27,10 @@ ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 30.0
 KEPT_LINES = 200_000
+_PORTS = range(10_000, 30_000)
+"""Below those that the kernel gives to connections (net.ipv4.ip_local_port_range)."""
+_RANDOM = random.SystemRandom()
+"""Tests that run at once choose on their own, whatever a test seeds."""
 
 
 class SidecarFailed(AssertionError):
@@ -33,12 +38,15 @@ class SidecarFailed(AssertionError):
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody has at this moment. Another process may take one before it is used."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
+    """Ports of 127.0.0.1 that nobody has at this moment, and that no connection is given before they are used."""
+    chosen: list[int] = []
+    while len(chosen) < count:
+        port = _RANDOM.choice(_PORTS)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            if port not in chosen:
+                chosen.append(port)
+    return chosen
 
 
 def process_table() -> dict[int, tuple[int, int, str]]:

@@ -47,6 +47,8 @@ _PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverP
 _PULL_MORE = ("RegistryUnavailable", "SignatureValidationFailed", "ErrImageUnpack")
 _REFUSED = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _REFUSED_BY_HOOK = ("PreCreateHookError", "PreStartHookError", "PostStartHookError")
+_ID = re.compile(r"\b[0-9a-f]{32,64}\b")
+"""Of a sandbox: another one with each try."""
 _POD = re.compile(r" ?\(pod: [^()]*(\([^()]*\))?[^()]*\)")
 _PULL_PREFIX = re.compile(r'^Back-off pulling image "[^"]*"(: \w+: |$)')
 _ROOT = re.compile(r"runAsNonRoot and image|breaks non-root policy")
@@ -149,7 +151,7 @@ def pod_cause(pod: PodView, report: Report | None, now: str, event: str = "") ->
         if each.type == "PodScheduled" and each.status == "False" and each.reason != "SchedulingGated":
             return Diagnosis("Unschedulable", f"no node takes pod {pod.name}: {clean(each.message, 512)}")
     if event:
-        words = clean(_without_credentials(_POD.sub("", event)), 512)  # mount options are among them
+        words = clean(_without_credentials(_ID.sub("…", _POD.sub("", event))), 512)  # mount options are among them
         return Diagnosis("PodNotPrepared", f"its node cannot prepare pod {pod.name}: {words}")
     if isinstance(report, SidecarReport) and report.server is not None:
         server = report.server

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mcp_operator.errors import BeingReplaced, KubeError
+from mcp_operator.errors import BeingReplaced, KubeError, Throttled
 from mcp_operator.store import Key
 
 PATIENCE = 5.0
@@ -28,8 +28,8 @@ class Patience:
         if isinstance(error, KubeError):
             if error.terminating or not error.transient:
                 return not error.terminating
-            if not error.status:
-                return False  # it does not answer at all, nor would it take the status
+            if not error.status or isinstance(error, Throttled):
+                return False  # it does not answer at all, or asks for less; a status would be one request more
         now = self._clock()
         return now - self._since.setdefault(key, now) >= PATIENCE
 

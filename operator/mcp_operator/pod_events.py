@@ -26,6 +26,7 @@ AGAIN = 30.0
 _LIMIT = 50
 """Events of one pod that are read."""
 _REASONS = ("FailedMount", "FailedAttachVolume", "FailedMapVolume", "FailedCreatePodSandBox", "NetworkNotReady")
+_COMBINED = "(combined from similar events): "
 _SUMMARY = "Unable to attach or mount volumes"
 """Begins the kubelet's message that names the volumes and no cause."""
 
@@ -86,15 +87,21 @@ class PodEvents:
             return ""
         told = [each for each in page.items if each.get("reason") in _REASONS and each.get("message")]
         newest = max(told, key=_rank, default=None)
-        return str(newest["message"]) if newest is not None else ""
+        return _words(newest) if newest is not None else ""
 
 
 def _waits(pod: PodView) -> bool:
     """Whether a node has taken it and has not prepared it."""
     missing = {each.type for each in pod.conditions}
-    return not pod.deleting and "PodReadyToStartContainers" in missing and "PodScheduled" not in missing
+    return (
+        not (pod.deleting or pod.finished) and "PodReadyToStartContainers" in missing and "PodScheduled" not in missing
+    )
+
+
+def _words(event: Mapping[str, Any]) -> str:
+    return str(event["message"]).removeprefix(_COMBINED)
 
 
 def _rank(event: Mapping[str, Any]) -> tuple[bool, str]:
     when = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or ""
-    return not str(event["message"]).startswith(_SUMMARY), str(when)
+    return not _words(event).startswith(_SUMMARY), str(when)

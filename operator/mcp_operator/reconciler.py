@@ -159,6 +159,7 @@ class Reconciler:
                 await self._confirmation(key, entry)()
                 entry = self._store.get(key) or entry
             if memory.ending:
+                await self._confirmation(key, entry)()
                 return Result(_TERMINATING_RETRY)
             return await self._reconcile(key, entry, memory)
         except Gone:
@@ -190,8 +191,10 @@ class Reconciler:
         try:
             await self._converge(this, self._parse(entry))
         except SpecError as problem:
+            self._patience.renew(key)
             this.facts = replace(this.facts, problems=tuple(problem.problems))
         except NameConflict as conflict:
+            self._patience.renew(key)
             this.facts = replace(this.facts, conflict=conflict)
             this.again = min(this.again, _CONFLICT_RETRY)
         except (KubeError, BeingReplaced) as error:
@@ -205,7 +208,8 @@ class Reconciler:
         status = build(replace(this.facts, apply_error=this.outcome.refused, deployment=deployment, events=events))
         wait = await self._statuses.write(key, entry, facts.previous, status, this.confirm)
         self._follow(key, owned, status)
-        again = min(this.again, this.outcome.again, self._pod_events.again(key) or this.again)
+        ask = self._pod_events.again(key)
+        again = min(this.again, this.outcome.again, this.again if ask is None else ask)
         if any(not pod.ready for pod in owned.pods):
             again = min(again, _UNREADY_RETRY)
         return Result(min(again, wait) if wait else again, failed=this.outcome.refused is not None)

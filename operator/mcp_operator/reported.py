@@ -103,7 +103,7 @@ def unreachable_cause(found: Asked) -> Diagnosis | None:
 def failing_calls(found: Asked) -> str:
     """What calls fail with, where the server answers health checks and every pod's circuit breaker refuses calls."""
     up = [server for server in found.servers if server.up]
-    return _calls_fail(up[0]) if up and all(server.refusing for server in up) else ""
+    return _calls_fail(up[0]) if up and not found.unreadable and all(server.refusing for server in up) else ""
 
 
 def unusable_secret(found: Asked) -> str:

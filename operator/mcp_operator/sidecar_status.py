@@ -14,7 +14,7 @@ import asyncio
 import ipaddress
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import aiohttp
@@ -26,6 +26,8 @@ MAX_BYTES = 256 * 1024
 CONCURRENCY = 32
 FIRST_MODERN = "2026-07-28"
 """The protocol's first revision of the modern era. Revisions are dates, so text compares as time does."""
+CHECK = "(check)"
+"""The method of a health check among a sidecar's last errors."""
 FAILING_AFTER = 3
 """Failed checks in a row after which a server that never answered is not merely starting."""
 
@@ -46,12 +48,12 @@ class ServerReport:
     failing: bool
     """Its checks failed `FAILING_AFTER` times in a row or more."""
     refusing: bool
-    """Its circuit breaker is not closed: calls failed, and are refused but for a few."""
+    """Its circuit breaker refuses calls, but for a few: they failed."""
     problem: str
     """Why the sidecar does not use it at all."""
     last_error: str
-    call_error: str
-    """What the last call failed with, where `refusing`."""
+    call_error: str = field(compare=False)
+    """What a call failed with, where `refusing`. Another one each time is no news."""
     stderr: tuple[str, ...]
     """The last lines of a process that does not run as it should."""
     secrets_problem: str
@@ -206,7 +208,7 @@ def _server(found: Mapping[str, Any]) -> ServerReport:
     info = _object(upstream.get("serverInfo") or {}, "upstream.serverInfo")
     count = _number(tools, "count")
     breaker = _object(found.get("breaker") or {}, "breaker")
-    refusing = _words(breaker.get("state"), "breaker.state", _NAME) in ("open", "half_open")
+    refusing = breaker.get("refuses") is True  # older sidecars do not tell
     return ServerReport(
         up=_flag(found, "up"),
         answered=_flag(found, "answered"),
@@ -235,9 +237,9 @@ def _eras(named: set[str], versions: tuple[str, ...]) -> tuple[Era, ...]:
 
 
 def _call_error(errors: object) -> str:
-    """The newest. This is for people: what does not fit is left out."""
-    newest = errors[0] if isinstance(errors, list) and errors else None
-    message = newest.get("message") if isinstance(newest, dict) else None
+    """The newest of a call. This is for people: what does not fit is left out."""
+    found = [each for each in errors if isinstance(each, dict)] if isinstance(errors, list) else []
+    message = next((each.get("message") for each in found if each.get("method") != CHECK), None)
     return clean(message, _WORDS) if isinstance(message, str) else ""
 
 

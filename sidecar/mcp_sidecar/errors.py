@@ -142,6 +142,8 @@ class UpstreamError(CallError):
         self.counted = counted
         self.status = status
         """The upstream's HTTP status where there was one."""
+        self.origin = object()
+        """What happened: one and the same for all calls that the end of one process took along."""
 
 
 class SessionLost(UpstreamError):

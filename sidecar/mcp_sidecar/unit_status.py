@@ -62,6 +62,7 @@ def status_of(unit: ServerUnit) -> dict[str, Any]:
         "breaker": {
             "state": breaker.state.name.lower() if unit.config.circuit_breaker.enabled else "disabled",
             "forced": breaker.forced,
+            "refuses": breaker.refuses,
             "rejected": breaker.rejected,
             "retryAfterSeconds": round(breaker.retry_after, 1) if breaker.state is State.OPEN else None,
         },

@@ -34,7 +34,13 @@ EXCLUDED: dict[str, str] = {
 }
 MATCHERS = {
     "fleet": ({"namespace", "server"}, {"namespace", "name"}),
-    "server": ({"namespace", "server", "pod"}, {"namespace", "mcpserver", "pod"}),
+    # what is told of an MCPServer as a whole is not of a pod
+    "server": (
+        {"namespace", "server", "pod"},
+        {"namespace", "mcpserver", "pod"},
+        {"namespace", "server"},
+        {"namespace", "name"},
+    ),
     # what the leader tells of MCPServers is of whichever pod leads
     "operator": ({"job", "pod"}, {"job"}),
 }

@@ -9,11 +9,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mcp_sidecar.errors import Reason, Rejected, UpstreamError
+from mcp_sidecar.errors import Delivery, Reason, Rejected, UpstreamError
 from mcp_sidecar.pipeline.breaker import Breaker, BreakerSettings, Outcome, State
 from mcp_sidecar.pipeline.call import Call, Reply
 from mcp_sidecar.pipeline.stack import compose
 from mcp_sidecar.pipeline.window import SlidingWindow
+from mcp_sidecar.upstream.pending import with_delivery
 from pipeline_calls import Script, clock, failure, fixed, make_call
 from virtual_clock import on_virtual_loop, run
 
@@ -299,6 +300,41 @@ def test_a_server_that_answers_probes_and_fails_calls_is_left_alone_for_longer_a
     assert tried == [0.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
 
 
+def test_a_probe_is_believed_when_the_open_time_is_over() -> None:
+    bench = Bench(open_time=1.0, max_open_time=1.0)
+    bench.open()
+    for _ in range(10):
+        bench.clock.now += 1.0
+        bench.passes("-")
+    bench.clock.now += 1.0
+    bench.breaker.probe_succeeded()
+    assert bench.breaker.state is State.HALF_OPEN
+
+
+def test_refuses_says_whether_calls_fail_these_minutes() -> None:
+    bench = Bench()
+    assert not bench.breaker.refuses
+    bench.open()
+    assert bench.breaker.refuses
+    bench.clock.now += 200
+    bench.breaker.probe_succeeded()
+    assert bench.breaker.refuses, "no call has shown yet that it is well"
+    bench.clock.now += 100
+    assert bench.breaker.state is State.HALF_OPEN
+    assert not bench.breaker.refuses, "nobody called for five minutes: that says nothing of the server"
+    bench.passes("-")
+    assert bench.breaker.refuses
+    bench.clock.now += 30
+    bench.refused()
+    bench.clock.now += 299
+    assert bench.breaker.refuses
+    bench.passes("+++")
+    assert not bench.breaker.refuses
+    bench.breaker.force_open()
+    bench.clock.now += 3600
+    assert bench.breaker.refuses
+
+
 def test_that_holds_too_where_some_calls_pass() -> None:
     bench = Bench()
     bench.open()
@@ -377,10 +413,11 @@ async def test_which_errors_count() -> None:
 async def calls_of_one_process(breaker: Breaker, count: int) -> None:
     """So many calls that are in hand when their process ends."""
     ended = asyncio.Event()
+    end = failure(Reason.CHILD_EXITED)
 
     async def dies(call: Call) -> Reply:
         await ended.wait()
-        raise failure(Reason.CHILD_EXITED)
+        raise with_delivery(end, Delivery.MAYBE)
 
     calls = [asyncio.create_task(breaker(make_call(), dies)) for _ in range(count)]
     await asyncio.sleep(1)
@@ -399,6 +436,15 @@ async def test_the_end_of_a_process_is_one_failure_however_many_calls_it_had() -
         assert breaker.state is State.CLOSED
         await calls_of_one_process(breaker, 2)
     assert breaker.state is State.OPEN, "five processes in a row"
+
+
+@on_virtual_loop
+async def test_ends_of_different_processes_at_the_same_time_are_as_many_failures() -> None:
+    breaker = Breaker(BreakerSettings(), clock=clock, rng=fixed(0.5))
+    await asyncio.gather(*(calls_of_one_process(breaker, 3) for _ in range(4)))
+    assert breaker.state is State.CLOSED
+    await calls_of_one_process(breaker, 3)
+    assert breaker.state is State.OPEN
 
 
 @pytest.mark.parametrize(
@@ -518,7 +564,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @rule()
     def probe(self) -> None:
-        was, believed = self.breaker.state, self.bench.clock.now >= self.breaker._believes_at
+        was, believed = self.breaker.state, self.bench.clock.now >= min(self.breaker._believes_at, self.breaker._until)
         self.breaker.probe_succeeded()
         assert self.breaker.state is (State.HALF_OPEN if was is State.OPEN and believed else was)
 

@@ -62,7 +62,7 @@ async def _answered_elsewhere(endpoint: Endpoint, caller: Caller, id: bytes = b"
         return False
     answer = Answer(request, Era.LEGACY)
     try:
-        if endpoint.shutting_down:
+        if endpoint.shutting_down or (request.method == "GET" and endpoint.streams.ending):
             raise shutting_down()
         await replicas.forward(request, address)
     except CallError as error:

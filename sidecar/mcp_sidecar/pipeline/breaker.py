@@ -18,6 +18,7 @@ from __future__ import annotations
 import enum
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -30,6 +31,12 @@ HALF_OPEN_RETRY_AFTER: Final = 1.0
 """Seconds that a caller is told to wait while the permits of half-open are taken."""
 DOUBT: Final = 2.0
 """Seconds until a probe is believed in the first re-opening; doubled with each, never longer than the open time."""
+
+
+TROUBLE: Final = 300.0
+"""Seconds after the last failure or refusal in which a breaker that is not closed says something of the present."""
+_ENDS: Final = 64
+"""Ends of processes that are remembered, because calls of theirs may still be told."""
 
 
 class State(enum.IntEnum):
@@ -93,10 +100,11 @@ class Breaker:
         "_believes_at",
         "_closed_at",
         "_consecutive",
+        "_ends",
         "_epoch",
         "_first_permit_at",
         "_good",
-        "_last_exit",
+        "_last_trouble",
         "_reopenings",
         "_until",
         "_window",
@@ -143,8 +151,9 @@ class Breaker:
         self._good = 0
         self._first_permit_at = 0.0
         self._closed_at = clock()
-        self._last_exit = 0.0
-        """When the end of a process was counted last: calls that had begun before are part of it."""
+        self._last_trouble = 0.0
+        self._ends: deque[object] = deque(maxlen=_ENDS)
+        """Origins of the ends of processes that were counted: each is one failure, however many calls it took along."""
 
     async def __call__(self, call: Call, next: Handler) -> Reply:
         """Answer the call if the server is not left alone. Raises Rejected(BREAKER_OPEN)."""
@@ -153,7 +162,7 @@ class Breaker:
         try:
             reply = await next(call)
         except UpstreamError as error:
-            outcome = _FAILURE if error.counted and not self._counted_already(error, began) else _NEUTRAL
+            outcome = _FAILURE if error.counted and not self._counted_already(error) else _NEUTRAL
             self.settle(epoch, outcome, max(began, call.last_progress))
             raise
         except BaseException:
@@ -175,7 +184,7 @@ class Breaker:
             if now < self._first_permit_at + self.settings.half_open_wait:
                 self._reject(HALF_OPEN_RETRY_AFTER)
             # Undecided for too long: not a failure, so the open time does not grow.
-            self._until = now + self._open_time(max(0, self._reopenings - 1))
+            self._until = self._believes_at = now + self._open_time(max(0, self._reopenings - 1))
             self._enter(_OPEN)
             self._reject(self._until - now)
         if not self.in_trial:
@@ -201,7 +210,7 @@ class Breaker:
 
     def probe_succeeded(self) -> None:
         """The server answered a probe outside the traffic: try it with calls, at once if that is to be believed."""
-        if self.state is _OPEN and not self.forced and self.clock() >= self._believes_at:
+        if self.state is _OPEN and not self.forced and self.clock() >= min(self._believes_at, self._until):
             self._enter(_HALF_OPEN)
 
     def probe_failed(self) -> None:
@@ -237,12 +246,17 @@ class Breaker:
         """Seconds until it lets a call through again, 0 where it does now."""
         return max(0.0, self._until - self.clock()) if self.state is _OPEN else 0.0
 
-    def _counted_already(self, error: UpstreamError, began: float) -> bool:
+    @property
+    def refuses(self) -> bool:
+        """Whether calls are refused these minutes: one that is only not closed because nobody calls does not."""
+        return self.forced or (self.state is not _CLOSED and self.clock() - self._last_trouble < TROUBLE)
+
+    def _counted_already(self, error: UpstreamError) -> bool:
         if error.reason is not Reason.CHILD_EXITED:
             return False
-        if began < self._last_exit:
+        if error.origin in self._ends:
             return True
-        self._last_exit = self.clock()
+        self._ends.append(error.origin)
         return False
 
     def _count(self, failed: bool, since: float) -> None:
@@ -268,6 +282,7 @@ class Breaker:
         now = self.clock()
         if self.state is _CLOSED and now - self._closed_at >= self.settings.window:
             self._reopenings = 0
+        self._last_trouble = now
         self._until = now + self._open_time(self._reopenings)
         self._believes_at = now + DOUBT * 2.0 ** min(self._reopenings - 1, 64) if self._reopenings else now
         self._reopenings += 1
@@ -296,6 +311,7 @@ class Breaker:
 
     def _reject(self, retry_after: float) -> None:
         self.rejected += 1
+        self._last_trouble = self.clock()
         raise Rejected(
             Reason.BREAKER_OPEN, "the server failed too often and is left alone for a while", retry_after=retry_after
         )

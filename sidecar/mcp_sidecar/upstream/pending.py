@@ -96,6 +96,8 @@ class Pending:
 
 def with_delivery(error: UpstreamError, delivery: Delivery) -> UpstreamError:
     """The same failure as one request sees it: exceptions are never shared between tasks."""
-    return UpstreamError(
+    seen = UpstreamError(
         error.reason, error.message, delivery=delivery, retry_after=error.retry_after, counted=error.counted
     )
+    seen.origin = error.origin
+    return seen

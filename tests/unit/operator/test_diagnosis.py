@@ -522,6 +522,13 @@ class TestStuck:
         assert 'volume "share"' in found.message
         assert "hunter2" not in found.message
 
+    def test_the_kubelet_names_another_sandbox_each_time(self) -> None:
+        view = PodView.of(not_ready(conditions=[{"type": "PodReadyToStartContainers", "status": "False"}]))
+        said = 'Failed to create pod sandbox: failed to setup network for sandbox "{}": no such plugin'
+        messages = {pod_cause(view, None, NOW, said.format(digit * 64)).message for digit in "0a"}  # type: ignore[union-attr]
+        assert len(messages) == 1, "nothing is written anew while nothing changes"
+        assert "no such plugin" in messages.pop()
+
     def test_a_better_cause(self) -> None:
         found = diagnosed(not_ready(server=crashing("server")), deployed=self.stuck)
         assert found is not None

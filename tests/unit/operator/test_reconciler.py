@@ -14,7 +14,7 @@ import pytest
 
 from mcp_operator.applier import Applier
 from mcp_operator.desired import Cluster, Images
-from mcp_operator.errors import BeingReplaced, Forbidden, Invalid, Unavailable
+from mcp_operator.errors import BeingReplaced, Forbidden, Invalid, Throttled, Unavailable
 from mcp_operator.inventory import Inventory
 from mcp_operator.pod_reports import PodReports
 from mcp_operator.queue import WorkQueue
@@ -493,10 +493,14 @@ async def test_what_should_pass_by_itself_and_does_not_is_told(operator, verb, k
         await operator.once()
 
 
-async def test_an_api_server_that_does_not_answer_is_only_asked_again(operator) -> None:
-    operator.cluster.refusals["apply", "Service"] = Unavailable(0, "Unreachable", "connection refused")
+@pytest.mark.parametrize(
+    "error",
+    [Unavailable(0, "Unreachable", "connection refused"), Throttled(429, "TooManyRequests", "less", retry_after=9)],
+)
+async def test_an_api_server_that_does_not_answer_or_asks_for_less_is_only_asked_again(operator, error) -> None:
+    operator.cluster.refusals["apply", "Service"] = error
     for _ in range(3):
-        with pytest.raises(Unavailable):
+        with pytest.raises(type(error)):
             await operator.once()
         operator.now += 60
     assert "status" not in operator.object("MCPServer")
@@ -713,19 +717,22 @@ def kubelet_says(operator: Operator, pod: dict[str, Any], name: str, message: st
 async def test_a_pod_that_its_node_cannot_prepare_is_told_in_the_kubelets_words(operator) -> None:
     await operator.rest()
     operator.roll(serving=False)
+    waits = [{"type": "PodReadyToStartContainers", "status": "False"}]
+    evicted = operator.pod(ready=False, name="search-0")
+    evicted["status"] = {"phase": "Failed", "reason": "Evicted", "conditions": waits}
+    operator.cluster.put(evicted, same_spec=True)
     pod = operator.pod(ready=False)
-    pod["status"] = {"phase": "Pending", "conditions": [{"type": "PodReadyToStartContainers", "status": "False"}]}
+    pod["status"] = {"phase": "Pending", "conditions": waits}
     operator.cluster.put(pod, same_spec=True)
-    kubelet_says(
-        operator, pod, "one", 'MountVolume.SetUp failed for volume "data": no such disk', "2026-11-23T12:00:01Z"
-    )
+    missing = '(combined from similar events): MountVolume.SetUp failed for volume "data": no such disk'
+    kubelet_says(operator, pod, "one", missing, "2026-11-23T12:00:01Z")
     kubelet_says(
         operator, pod, "two", "Unable to attach or mount volumes: unmounted volumes=[data]", "2026-11-23T12:00:09Z"
     )
     kubelet_says(operator, pod, "three", "Back-off", "2026-11-23T12:00:10Z", reason="BackOff")
     result = await operator.once()
     assert "list Event team" not in operator.cluster.requests
-    assert operator.condition()[1] == "Progressing"
+    assert operator.condition()[1] == "PodEvicted", "nothing is known of its successor yet"
     assert result.again <= 10.0
     operator.now += 10
     result = await operator.once()

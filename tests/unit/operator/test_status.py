@@ -100,7 +100,7 @@ def rolling_out(**new: Any) -> Facts:
 
 UP = seen()
 DOWN = report(up=False, answered=True, failures=3, last_error="connection refused")
-FAILING = report(breaker="half_open", call_errors=["the server showed no sign of life for 0.3 s", "older"])
+FAILING = report(refuses=True, call_errors=["the server showed no sign of life for 0.3 s", "older"])
 STARTING = report(up=False)
 NO_NODE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available"}
 STUCK = deployment(ready=0, progressing=("False", "ProgressDeadlineExceeded"))
@@ -370,7 +370,7 @@ SITUATIONS: dict[str, tuple[Facts, dict[str, str], list[str]]] = {
         ["the server answers health checks", "circuit breaker", "no sign of life for 0.3 s"],
     ),
     "calls fail in all pods": (
-        seen(pod(), pod(name="web-1-b"), reports=[FAILING, report(breaker="open")]),
+        seen(pod(), pod(name="web-1-b"), reports=[FAILING, report(refuses=True)]),
         {"Ready": "CallsFailing", "ServerReachable": "CallsFailing"},
         [],
     ),
