@@ -18,7 +18,8 @@ TAIL = """
 Every condition carries the `observedGeneration` it is about; its `lastTransitionTime` changes only with its status.
 
 To wait for a change to be live: `kubectl wait --for=condition=Ready mcpserver/NAME`. To alert on outages take
-`Available`: it stays True while older pods serve, whatever keeps the newest spec from being rolled out.
+`Available` (no pod takes calls; it stays True while older pods serve, whatever keeps the newest spec from being rolled
+out) and `ServerReachable` (pods take calls, and the server behind them does not answer, or fails them).
 What becomes bad (⚠) is also a Warning Event, told once, and healing a Normal one. Behind each reason that is not good
 is what it looks like, where it comes from and what to do: [troubleshooting](troubleshooting.md).
 """

@@ -25,7 +25,8 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "As `queue_full`.",
     ),
     "breaker_open": (
-        "The server failed too often: it is left alone until a probe finds it back.",
+        "The server failed too often: it is left alone until a probe finds it back, or for a while longer where it answers "
+        "probes and fails calls.",
         "Caller: wait for `Retry-After`. On call: `lastErrors` in `/status` says what the server fails with.",
     ),
     "shutting_down": (

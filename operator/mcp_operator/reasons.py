@@ -222,7 +222,7 @@ _ROWS = (
         "False",
         "Bad",
         "The server answers health checks, but calls fail or take too long: every pod's circuit breaker refuses most of them.",
-        "The message has the last error. Mend the server; if it is slow by nature, raise `spec.timeouts.timeout`.",
+        "The message has an error. Mend the server. Slow by nature: raise `spec.timeouts.timeout`, and above 30 s `spec.circuitBreaker.slowCallDuration` too.",
     ),
     Reason("Ready", "Progressing", "False", "Waiting", "The newest spec is being rolled out.", "Wait."),
     Reason(
@@ -305,7 +305,7 @@ _ROWS = (
         "False",
         "Bad",
         "The server answers health checks, and every pod's circuit breaker refuses calls because they failed.",
-        "The message has the last error; `Ready` says what to do.",
+        "The message has an error; `Ready` says what to do.",
     ),
     Reason(
         "ServerReachable",

@@ -219,14 +219,19 @@ class Api:
 def eventually(look: Callable[[], T], what: str, timeout: float = 20.0) -> T:
     """Look until the answer is true, and give it; for what no event tells of.
 
-    An AssertionError of `look` means not yet; it, or `what`, is the failure after `timeout` seconds.
+    An AssertionError of `look` means not yet, as does who cannot be asked: an OSError, an API server that is busy. It,
+    or `what`, is the failure after `timeout` seconds.
     """
     until = time.monotonic() + timeout
     while True:
-        last: AssertionError | None = None
+        last: Exception | None = None
         try:
             found = look()
-        except AssertionError as error:
+        except (AssertionError, OSError, http.client.HTTPException) as error:
+            last = error
+        except ApiError as error:
+            if error.status < 500 and error.status != 429:
+                raise
             last = error
         else:
             if found:

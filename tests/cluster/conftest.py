@@ -28,7 +28,7 @@ from cluster.pod_agent import PodAgent
 
 HERE = Path(__file__).resolve().parent
 EXISTING = os.environ.get("OUTRIGGER_TEST_KUBECONFIG")
-TIMEOUT = 180
+TIMEOUT, NODE_TIMEOUT = 180, 300
 GROUPS = ("api", "node")
 
 _logs = pytest.StashKey[dict[str, Callable[[], str]]]()
@@ -55,7 +55,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.path.is_relative_to(HERE / group):
                 item.add_marker(group)
         if item.path.is_relative_to(HERE) and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(TIMEOUT))
+            # the first test on nodes waits for all of them
+            item.add_marker(pytest.mark.timeout(NODE_TIMEOUT if item.path.is_relative_to(HERE / "node") else TIMEOUT))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -80,7 +81,7 @@ def _told(text: Callable[[], str]) -> str:
     # A cluster that a test has broken may not tell its logs: that must not hide why the test failed.
     try:
         return text()
-    except Exception as error:
+    except (Exception, pytest.fail.Exception) as error:  # the test's time may be over meanwhile
         return "".join(traceback.format_exception(error))
 
 

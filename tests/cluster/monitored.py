@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from cluster.api import Api, Object
+from cluster.api import Api, ApiError, Object
 from prometheus_process import Prometheus, Target, shortened
 
 RULES = Path(__file__).resolve().parents[2] / "charts/outrigger/files/rules"
@@ -82,7 +82,7 @@ class Monitored(Prometheus):
         while not self._ended.wait(_LOOK_EVERY):
             try:
                 found = {SIDECARS: self._sidecars(), OPERATOR: [*self._operators(), *self._extra]}
-            except OSError:
+            except (OSError, ApiError):
                 continue  # a test may stop the API server
             for job, targets in found.items():
                 if targets != known[job]:

@@ -102,5 +102,7 @@ class PolicyEnforcer:
             except (subprocess.SubprocessError, OSError) as error:
                 self._failure = f"{error}: {getattr(error, 'stderr', '')}"
                 logger.warning("network policies were not loaded: %s", self._failure)
+                self._closing.wait(RETRY_SECONDS)
+                self._changed.set()
             else:
                 loaded, self._failure = rules, ""

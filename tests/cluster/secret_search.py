@@ -7,6 +7,7 @@ pages of the sidecar) it says itself.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import uuid
@@ -54,7 +55,8 @@ def objects(api: Api, namespace: str) -> Iterator[tuple[str, str]]:
 def process_places(what: str, pid: int) -> Iterator[tuple[str, str]]:
     """(place, text) of what everybody on the machine may see of a process."""
     for page in ("cmdline", "environ"):
-        yield f"{page} of {what}", Path(f"/proc/{pid}/{page}").read_bytes().decode(errors="replace")
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            yield f"{page} of {what}", Path(f"/proc/{pid}/{page}").read_bytes().decode(errors="replace")
 
 
 def assert_nowhere(marker: str, found: Iterator[tuple[str, str]]) -> set[str]:

@@ -174,6 +174,7 @@ class Witness:
                         self._take(one)
             except ApiError:
                 version = ""
+                self._closing.wait(0.2)
             except (OSError, http.client.HTTPException, ValueError):
                 self._closing.wait(0.2)
 

@@ -88,6 +88,8 @@ class SteadyLoad:
         self._waits = answered
         self._stopping = threading.Event()
         self._asking: set[int] = set()
+        self._numbers: dict[int, int] = {}
+        """Caller → the number of its newest call."""
         self._threads = [
             threading.Thread(target=self._run, args=(number,), name=f"caller-{number}", daemon=True)
             for number in range(callers)
@@ -138,6 +140,12 @@ class SteadyLoad:
 
         eventually(look, "more answers", timeout)
 
+    def turn_over(self, timeout: float = 60.0) -> None:
+        """Wait until every call that is in hand now is over."""
+        before = dict(self._numbers)
+        look = lambda: all(self._numbers[caller] > number for caller, number in before.items())  # noqa: E731
+        eventually(look, "every caller's next call", timeout)
+
     def summary(self) -> str:
         """How many calls ended how, with one example each."""
         examples = {one.reason: f"{one.status} {one.detail}" for one in self.failures}
@@ -154,6 +162,7 @@ class SteadyLoad:
         number = 0
         while not self._stopping.is_set():
             number += 1
+            self._numbers[caller] = number
             key = f"{caller}-{number}"
             began = time.monotonic()
             try:

@@ -5,9 +5,10 @@ The rules wait and look back for a sixtieth of their time. What only the operato
 
 from __future__ import annotations
 
+import http.client
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -58,7 +59,8 @@ def repeating(action: Any, every: float) -> Iterator[threading.Event]:
 
     def run() -> None:
         while not stop.wait(every):
-            action()
+            with suppress(OSError, http.client.HTTPException):
+                action()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -72,7 +74,7 @@ def repeating(action: Any, every: float) -> Iterator[threading.Event]:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_every_fault_fires_exactly_its_alerts() -> None:
-    quick = {"interval": "300ms", "timeout": "200ms"}
+    quick = {"interval": "300ms", "timeout": "2s"}
     busy = {"limits": {"maxConcurrent": 1, "maxQueue": 100, "queueTimeout": "60s"}, "timeout": "60s"}
     with ExitStack() as stack:
         gone, failing = (stack.enter_context(ToolHttpServer()) for _ in range(2))
@@ -146,7 +148,9 @@ def test_a_slow_burn_is_told_and_ends() -> None:
         prometheus.wait_until_scraped()
         stack.enter_context(repeating(lambda: Caller(sidecar).answer("echo"), 0.005))
         wait_for(prometheus, {"web": {"OutriggerErrorBudgetBurnSlow"}}, timeout=60)
-        (alert,) = (each for each in prometheus.alerts() if each["labels"]["alertname"] != NO_OPERATOR)
+        (alert,) = (
+            each for each in prometheus.alerts() if each["labels"]["alertname"] == "OutriggerErrorBudgetBurnSlow"
+        )
         assert 0.01 < float(alert["value"]) < 0.1
         server.behave = None
         wait_for(prometheus, {}, timeout=60)

@@ -98,6 +98,7 @@ def installed(helm: Command, node_cluster: NodeCluster, failure_logs: dict[str, 
         "app.kubernetes.io/name=outrigger-operator",
         "--prefix",
         "--tail=60",
+        timeout=15,
     )
     helm("install", "outrigger", CHART, "--create-namespace", *arguments, timeout=150)
     return Installed(NAMESPACE, "outrigger", arguments)

@@ -51,7 +51,8 @@ def clean(empty: NodeCluster, helm: Command, api: Api) -> Iterator[None]:
     """Whatever a test leaves is removed: releases, the CRD, namespaces of releases."""
     yield
     for release in json.loads(helm("list", "--all-namespaces", "--output", "json")):
-        helm("uninstall", release["name"], "--namespace", release["namespace"], "--wait", timeout=120)
+        at = ("--namespace", release["namespace"])
+        helm("uninstall", release["name"], *at, "--wait", "--timeout", "100s", timeout=120)
     api.delete("customresourcedefinitions", None, CRD)
     eventually(lambda: api.get("customresourcedefinitions", None, CRD) is None, "no CRD", timeout=60.0)
     for role in api.list("clusterroles"):
@@ -231,7 +232,11 @@ def test_edit_and_view_reach_mcp_servers(
         except subprocess.CalledProcessError:
             return False
 
-    eventually(lambda: can("edit", "create") and can("view", "list"), "the roles aggregated", timeout=60.0)
+    def aggregated() -> bool:
+        asked = ("edit", "create"), ("edit", "list"), ("edit", "update", "scale"), ("view", "list")
+        return all(can(*each) for each in asked)
+
+    eventually(aggregated, "the roles aggregated", timeout=60.0)
     for verb in ("get", "list", "watch"):
         assert can("view", verb)
         assert can("edit", verb)

@@ -36,16 +36,18 @@ def kept(api: Api, installed: Installed) -> Iterator[dict[str, Deployed]]:
     namespace = "test-kills"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}})
-    found = {
-        "pair": deploy(api, namespace, "pair", replicas=2),
-        "alone": deploy(api, namespace, "alone"),
-        "http": deploy(api, namespace, "http", "http"),
-        "image": deploy(api, namespace, "image", "stdio-image"),
-    }
-    for server in found.values():
-        server.ready()
-    yield found
-    api.delete("namespaces", None, namespace)
+    try:
+        found = {
+            "pair": deploy(api, namespace, "pair", replicas=2),
+            "alone": deploy(api, namespace, "alone"),
+            "http": deploy(api, namespace, "http", "http"),
+            "image": deploy(api, namespace, "image", "stdio-image"),
+        }
+        for server in found.values():
+            server.ready()
+        yield found
+    finally:
+        api.delete("namespaces", None, namespace)
 
 
 def kill(pid: int) -> float:
@@ -167,11 +169,11 @@ def test_a_node_agent_that_is_gone_for_a_while(
             assert third["spec"].get("nodeName", first.name) == first.name
             assert not is_ready(third)
         finally:
+            node_cluster.start_kubelet()
             for node in others:
                 kubectl("uncordon", node.name)
-            node_cluster.start_kubelet()
+            node_cluster.wait_until_ready()
         server.ready_pods(3)
-        node_cluster.wait_until_ready()
         server.patch(replicas=2)
         server.ready_pods(2)
         load.more()

@@ -86,7 +86,7 @@ class Shell:
         for step in steps:
             if step.not_run:
                 continue
-            if step.prints and step.text.startswith(("kubectl get ", "outrigger status")):
+            if step.prints and step.text.startswith(("kubectl get ", "kubectl exec ", "outrigger status")):
                 eventually(lambda step=step: self._prints_as_shown(step), str(step))  # type: ignore[misc]
             else:
                 self._prints_as_shown(step)

@@ -108,10 +108,11 @@ def test_what_is_broken_replaces_nothing(api: Api, installed: Installed, namespa
 # Another version of the operator
 
 
-def rolling(api: Api, tag: str) -> int:
-    """How many MCPServers of the cluster roll to this version now."""
+def rolling(api: Api, tag: str, done: set[str]) -> int:
+    """How many MCPServers of the cluster roll to this version now; `done` keeps those that did."""
     new = [one for one in api.list("deployments", labelSelector=OURS) if tag_of(one) == tag]
-    return sum(not complete(one) for one in new)
+    done.update(one["metadata"]["uid"] for one in new if complete(one))
+    return sum(one["metadata"]["uid"] not in done for one in new)
 
 
 def tag_of(deployment: dict[str, Any]) -> str:
@@ -138,7 +139,7 @@ def upgrade(node_cluster: NodeCluster, helm: Command, installed: Installed) -> I
 
     def run(*values: str) -> None:
         options = [word for value in values for word in ("--set", value)]
-        helm("upgrade", installed.release, CHART, *installed.arguments, *options, timeout=150)
+        helm("upgrade", installed.release, CHART, *installed.arguments, *options, timeout=240)
 
     yield lambda *values: run("operator.config.maxConcurrentRollouts=2", *values)
     run()
@@ -150,10 +151,11 @@ def test_another_version_takes_turns(api: Api, upgrade: Callable[..., None], nam
     for server in fleet:
         server.ready()
     waited: set[str] = set()
+    done: set[str] = set()
     with contextlib.ExitStack() as stack:
         loads = [stack.enter_context(SteadyLoad(server.url, callers=2)) for server in fleet]
         witness = stack.enter_context(Witness(api, namespace, fleet[-1].name))
-        at_once = stack.enter_context(Samples(lambda: rolling(api, NEXT)))
+        at_once = stack.enter_context(Samples(lambda: rolling(api, NEXT, done)))
         upgrade(f"image.tag={NEXT}")
 
         def rolled() -> bool:
