@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +94,13 @@ def answers(prometheus: Prometheus, name: str, start: float, end: float) -> dict
 
 
 def draw(data: dict[str, Any], out: Path) -> None:
-    """The page as a PNG. Raises AssertionError where chromium draws nothing."""
+    """The page as a PNG. Raises AssertionError where chromium draws nothing, or not all of it."""
     bottom = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in data["dashboard"]["panels"])
     height = 48 + 8 + bottom * 38 + 30
     with tempfile.TemporaryDirectory(prefix="outrigger-preview-") as directory:
         picture = Path(directory) / "picture.png"
-        browse(data, Path(directory), f"--window-size=1600,{height}", f"--screenshot={picture}")
+        page = browse(data, Path(directory), f"--window-size=1600,{height}", f"--screenshot={picture}", "--dump-dom")
+        assert "<title>drawn</title>" in page, "the page was not drawn to its end: a script of it failed"
         width, drawn = struct.unpack(">II", picture.read_bytes()[16:24])
         assert (width, drawn) == (1600, height), (width, drawn, height)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -156,13 +157,13 @@ def measure(seconds: float, directory: Path) -> dict[str, dict[str, Any]]:
             operator.stop()
 
 
-def main() -> None:
-    """See the module."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """See the module. `arguments`: those of the command line where none are given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--minutes", type=float, default=4.0, help="how long the fleet runs")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     parser.add_argument("--data", type=Path, help="keep what was measured here; draw it again where it is there")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.data is not None and options.data.is_file():
         measured = json.loads(options.data.read_text())
     else:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from chart.rendering import CHART, NAMESPACE, merged, nested, render
+import desired_goldens
+from chart.rendering import CHART, NAMESPACE, Rendered, merged, nested, render
 
 ON = {"alerts": {"enabled": True}}
 RULES = {
@@ -61,6 +64,40 @@ def rules(chart: Path, values: dict[str, Any] | None = None) -> dict[str, dict[s
 
 # Monitors
 
+FOREIGN = {
+    "app.kubernetes.io/component": "mine",
+    "app.kubernetes.io/managed-by": "outrigger",
+    "app.kubernetes.io/name": "mcpserver",
+    "team": "a",
+}
+"""Labels of the user that would have the chart's pods pass for sidecars."""
+
+
+def labels(one: Mapping[str, Any]) -> dict[str, str]:
+    """Those of an object or of a template of pods."""
+    found: dict[str, str] = one["metadata"]["labels"]
+    return found
+
+
+def selects(selector: Mapping[str, Any], one: Mapping[str, Any]) -> bool:
+    """Whether a selector that wants labels, and nothing else, finds it."""
+    assert set(selector) == {"matchLabels"}
+    assert selector["matchLabels"], "it would select everything"
+    return bool(selector["matchLabels"].items() <= labels(one).items())
+
+
+def named_ports(template: Mapping[str, Any], name: str) -> list[int]:
+    """The numbers of the ports of this name; Prometheus scrapes each."""
+    spec = template["spec"]
+    containers = (*spec["containers"], *spec.get("initContainers", ()))
+    return [port["containerPort"] for each in containers for port in each.get("ports", ()) if port.get("name") == name]
+
+
+def config(manifests: Rendered) -> str:
+    """What the operator is configured with."""
+    [found] = [one["data"]["config.yaml"] for one in manifests.all("ConfigMap") if "config.yaml" in one["data"]]
+    return str(found)
+
 
 def test_service_monitor_finds_the_metrics() -> None:
     values = nested("monitoring.serviceMonitor", {"enabled": True, "labels": {"release": "p"}, "interval": "15s"})
@@ -87,6 +124,56 @@ def test_pod_monitor_finds_all_sidecars() -> None:
     assert endpoint["relabelings"][0]["targetLabel"] == "mcpserver"
     some = render(merged(values, {"watchNamespaces": ["tools"]})).of("PodMonitor")
     assert some["spec"]["namespaceSelector"] == {"matchNames": ["tools"]}
+
+
+BOTH = nested("monitoring", {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}})
+SITUATIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "default": ({}, "outrigger"),
+    "other names": ({"nameOverride": "mcp", "fullnameOverride": "gate"}, "prod"),
+    "labels of the user": ({"commonLabels": FOREIGN, "podLabels": FOREIGN}, "outrigger"),
+    "admin port moved": (nested("operator.config.admin.port", 9999), "outrigger"),
+}
+
+
+@pytest.mark.parametrize(("values", "release"), SITUATIONS.values(), ids=SITUATIONS)
+def test_service_monitor_leads_to_the_operators_pods(values: dict[str, Any], release: str) -> None:
+    manifests = render(merged(BOTH, values), release=release)
+    spec = manifests.of("ServiceMonitor")["spec"]
+    [service] = [one for one in manifests.all("Service") if selects(spec["selector"], one)]
+    assert service["metadata"]["namespace"] in spec["namespaceSelector"]["matchNames"]
+    [endpoint] = spec["endpoints"]
+    [target] = [port["targetPort"] for port in service["spec"]["ports"] if port["name"] == endpoint["port"]]
+
+    template = manifests.of("Deployment")["spec"]["template"]
+    assert selects({"matchLabels": service["spec"]["selector"]}, template)
+    assert named_ports(template, target) == [yaml.safe_load(config(manifests)).get("admin", {}).get("port", 8081)]
+    assert not selects({"matchLabels": service["spec"]["selector"]}, manifests.of("Pod")), "the test's pod"
+    others = render(merged(BOTH, values), release="second")
+    assert not any(selects(spec["selector"], one) for one in others.all("Service")), "those of another release"
+
+
+@pytest.mark.parametrize("name", desired_goldens.NAMES)
+def test_pod_monitor_selects_the_pods_that_the_operator_makes(name: str) -> None:
+    spec = render(BOTH).of("PodMonitor")["spec"]
+    [endpoint] = spec["podMetricsEndpoints"]
+    made = desired_goldens.wanted(name)
+    template = desired_goldens.object_of(made, "Deployment")["spec"]["template"]
+    assert selects(spec["selector"], template)
+    [front] = [json.loads(one["data"]["config.json"])["front"] for one in made.manifests if one["kind"] == "ConfigMap"]
+    assert named_ports(template, endpoint["port"]) == [front["adminPort"]]
+    [relabeling] = endpoint["relabelings"]
+    told = {f"__meta_kubernetes_pod_label_{re.sub('[^a-zA-Z0-9_]', '_', label)}": label for label in labels(template)}
+    [source] = relabeling["sourceLabels"]
+    assert labels(template)[told[source]] == desired_goldens.server(name).metadata.name
+
+
+@pytest.mark.parametrize(("values", "release"), SITUATIONS.values(), ids=SITUATIONS)
+def test_pod_monitor_selects_no_pod_of_the_chart(values: dict[str, Any], release: str) -> None:
+    """The operator's would be scraped twice, without `honorLabels` once."""
+    manifests = render(merged(BOTH, values), release=release)
+    selector = manifests.of("PodMonitor")["spec"]["selector"]
+    for one in (manifests.of("Deployment")["spec"]["template"], *manifests.all("Pod")):
+        assert not selects(selector, one)
 
 
 def test_own_relabelings_come_after_ours() -> None:

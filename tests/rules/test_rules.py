@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import json
 import re
 import subprocess
@@ -113,6 +114,17 @@ def test_runbook_says_what_one_needs(alert: str) -> None:
     assert headings == ["What it means", "Confirm", "Causes", "Mend", "Over when", "Followed"]
     assert ALERTS[alert]["labels"]["severity"] in text
     assert len(text.splitlines()) < 90
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in RUNBOOKS.glob("*.md")))
+def test_runbook_was_followed(page: str) -> None:
+    """When, and with what that was seen."""
+    _, found, followed = (RUNBOOKS / page).read_text().partition("\n## Followed\n")
+    followed = followed.partition("\n## ")[0].strip()
+    assert found
+    assert followed, "the section is empty"
+    assert re.search(rf"\b(?:{'|'.join(calendar.month_name[1:])}) 20\d\d\b", followed), "no month and year"
+    assert re.search(r"`[^`]*\w[^`]*`", followed), "nothing that was seen is quoted"
 
 
 def test_prometheus_reads_the_queries_of_the_runbooks(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A fault in the cluster shows where people look, and nothing else: condition, panel and alert of the right server.
+"""A fault in the cluster shows where people look, and nothing else, until it is mended: condition, panel and alert.
 
 The panels are those that the chart carries, asked of a real Prometheus with the chart's rules, which wait for a
 thirtieth of their time; a number is red as Grafana would paint it. The runbooks' other alerts: tests/rules and
@@ -16,7 +16,7 @@ import pytest
 from cluster.api import Api, eventually
 from cluster.deployed import Deployed, deploy
 from cluster.monitored import Monitored
-from cluster.secret_search import from_secret
+from cluster.secret_search import from_secret, secret
 from cluster.servers import condition
 from cluster.steady_load import SteadyLoad
 from dashboard_files import dashboard, filled, panels
@@ -117,9 +117,10 @@ def test_each_fault_shows_and_nothing_else(api: Api, installed: Installed, names
 
         upstream.stop()
         quick.__exit__()
-        stack.enter_context(
-            SteadyLoad(servers["slow"].url, callers=3, pause=0.2, tool="sleep", arguments={"ms": 1000}, answered=False)
+        late = SteadyLoad(
+            servers["slow"].url, callers=3, pause=0.2, tool="sleep", arguments={"ms": 1000}, answered=False
         )
+        stack.enter_context(late)
         servers["secretless"].patch(stdio={"env": [from_secret("TOKEN", "absent", "token")]})
         servers["stuck"].patch(podTemplate={"nodeSelector": {"kubernetes.io/hostname": "nowhere"}})
         servers["stuck"].wait("Ready", "False", "Unschedulable")
@@ -153,3 +154,16 @@ def test_each_fault_shows_and_nothing_else(api: Api, installed: Installed, names
             return True
 
         eventually(told, "exactly these conditions", 30)
+
+        upstream.listen()
+        late.__exit__()
+        stack.enter_context(SteadyLoad(servers["slow"].url, callers=1, pause=0.2, answered=False))
+        api.create(secret(namespace, "absent", token="there"))
+        servers["stuck"].patch(podTemplate={"nodeSelector": None})
+        for server in servers.values():
+            eventually(lambda server=server: not conditions(server), f"{server.name} is well again", 90)
+            chosen = {"namespace": namespace, "server": server.name}
+            eventually(
+                lambda chosen=chosen: not set(red(prometheus, "server", **chosen)), f"{chosen} is well again", 60
+            )
+        prometheus.wait_for_alerts_about(namespace, {})
