@@ -170,7 +170,7 @@ def test_another_version_takes_turns(api: Api, upgrade: Callable[..., None], nam
         for load in loads:
             assert_no_failure(load)
     assert max(at_once.values) == 2, "at most, and indeed, two at a time"
-    assert len(waited) >= 2
+    assert waited, "who waits says so"
     assert ("Ready", "False", "NoReplicasAvailable") not in witness.seen
 
 
