@@ -19,7 +19,9 @@ ARGS ?=
 GROUP ?= all
 # Tests that run at once: make test JOBS=3 halves the time, and those that measure time feel each other.
 JOBS ?= 1
-PYTEST := $(BIN)/python -m pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist worksteal)
+# The files of group node each build on what their first test made, and the first file wants an empty cluster.
+DIST := $(if $(filter node,$(GROUP)),loadfile --no-loadscope-reorder,worksteal)
+PYTEST := $(BIN)/python -m pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist $(DIST))
 
 .PHONY: help
 help: ## List the targets
