@@ -94,7 +94,7 @@ def conditions(server: Deployed) -> dict[str, tuple[str, str]]:
     return {kind: (one["status"], one["reason"]) for kind, one in now.items() if one["status"] != HEALTHY[kind]}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 def test_each_fault_shows_and_nothing_else(api: Api, installed: Installed, namespace: str) -> None:
     with ExitStack() as stack:
         upstream = stack.enter_context(ToolHttpServer(host=api.host, bind=api.host))
@@ -117,10 +117,10 @@ def test_each_fault_shows_and_nothing_else(api: Api, installed: Installed, names
 
         upstream.stop()
         quick.__exit__()
-        late = SteadyLoad(
+        sleepers = SteadyLoad(
             servers["slow"].url, callers=3, pause=0.2, tool="sleep", arguments={"ms": 1000}, answered=False
         )
-        stack.enter_context(late)
+        stack.enter_context(sleepers)
         servers["secretless"].patch(stdio={"env": [from_secret("TOKEN", "absent", "token")]})
         servers["stuck"].patch(podTemplate={"nodeSelector": {"kubernetes.io/hostname": "nowhere"}})
         servers["stuck"].wait("Ready", "False", "Unschedulable")
@@ -156,7 +156,7 @@ def test_each_fault_shows_and_nothing_else(api: Api, installed: Installed, names
         eventually(told, "exactly these conditions", 30)
 
         upstream.listen()
-        late.__exit__()
+        sleepers.__exit__()
         stack.enter_context(SteadyLoad(servers["slow"].url, callers=1, pause=0.2, answered=False))
         api.create(secret(namespace, "absent", token="there"))
         servers["stuck"].patch(podTemplate={"nodeSelector": None})
