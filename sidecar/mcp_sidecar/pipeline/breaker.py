@@ -31,8 +31,6 @@ HALF_OPEN_RETRY_AFTER: Final = 1.0
 """Seconds that a caller is told to wait while the permits of half-open are taken."""
 DOUBT: Final = 2.0
 """Seconds until a probe is believed in the first re-opening; doubled with each, never longer than the open time."""
-
-
 TROUBLE: Final = 300.0
 """Seconds after the last failure or refusal in which a breaker that is not closed says something of the present."""
 _ENDS: Final = 64
