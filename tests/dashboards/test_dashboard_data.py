@@ -68,7 +68,7 @@ def answered(prometheus: Prometheus, target: Target) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_query_has_data(prometheus: Prometheus, name: str) -> None:
     asked = targets(name)
@@ -84,7 +84,7 @@ def test_every_query_has_data(prometheus: Prometheus, name: str) -> None:
     prometheus.wait(all_answer, f"every query of {name} has data", 20, lambda: sorted(empty - EXCEPTIONS.keys()))
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_variable_has_values(prometheus: Prometheus, name: str) -> None:
     made = dashboard(name)
@@ -96,19 +96,23 @@ def test_every_variable_has_values(prometheus: Prometheus, name: str) -> None:
         assert len(found) >= (1 if variable["name"] == "job" else 2), (variable["name"], found)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_who_is_in_trouble_comes_first(prometheus: Prometheus) -> None:
     made = dashboard("fleet")
     trouble = next(target for target in targets("fleet") if target.kind == "table" and target.reference == "A")
-    found = prometheus.query(filled(trouble.expression, made))
-    by_name = {f"{labels['namespace']}/{labels['server']}": value for labels, value in found}
-    assert by_name.keys() == {f"{namespace}/{name}" for namespace, name in TOLD}
-    assert max(by_name, key=lambda name: by_name[name]) == "data/legacy-crm"
-    assert by_name["data/legacy-crm"] >= 100
-    assert by_name["data/reports"] == 0, by_name
+
+    def ranked() -> bool:
+        found = prometheus.query(filled(trouble.expression, made))
+        by_name = {f"{labels['namespace']}/{labels['server']}": value for labels, value in found}
+        assert by_name.keys() == {f"{namespace}/{name}" for namespace, name in TOLD}
+        worst = max(by_name, key=lambda name: by_name[name])
+        # a call of the good one may wait for a moment
+        return worst == "data/legacy-crm" and by_name[worst] >= 100 and not by_name["data/reports"]
+
+    prometheus.wait(ranked, "the one that nobody reaches stands first, the one that is well last", 30)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_one_server_chosen_shows_that_server(prometheus: Prometheus) -> None:
     """What the alert's link and a click in Fleet do: `var-namespace=shop&var-server=orders`."""
     made = dashboard("server")
