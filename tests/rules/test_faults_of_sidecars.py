@@ -74,7 +74,7 @@ def repeating(action: Any, every: float) -> Iterator[threading.Event]:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_every_fault_fires_exactly_its_alerts() -> None:
-    quick = {"interval": "300ms", "timeout": "2s"}
+    quick = {"interval": "1s", "timeout": "1s"}
     busy = {"limits": {"maxConcurrent": 1, "maxQueue": 100, "queueTimeout": "60s"}, "timeout": "60s"}
     with ExitStack() as stack:
         gone, failing = (stack.enter_context(ToolHttpServer()) for _ in range(2))

@@ -28,7 +28,7 @@ from tool_http_server import Answer, ToolHttpServer
 from .conftest import NAMESPACE, Operators
 
 Start = Callable[..., OperatorProcess]
-OFTEN = {"interval": "200ms", "timeout": "500ms", "failureThreshold": 2}
+OFTEN = {"interval": "500ms", "timeout": "500ms", "failureThreshold": 2}
 ATTENTIVE = {"statusPoll": {"idle": "1s"}}
 """Settings of an operator that asks pods often though nothing is wrong."""
 

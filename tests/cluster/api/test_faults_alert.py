@@ -24,7 +24,7 @@ from tool_http_server import ToolHttpServer
 from .conftest import NAMESPACE
 
 Start = Callable[..., OperatorProcess]
-OFTEN = {"interval": "200ms", "timeout": "500ms", "failureThreshold": 2}
+OFTEN = {"interval": "500ms", "timeout": "500ms", "failureThreshold": 2}
 SECRET = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "absent", "key": "token"}}}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
