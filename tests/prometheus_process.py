@@ -28,16 +28,22 @@ from cluster.background_process import BackgroundProcess
 from sidecar_process import free_ports
 
 START_TIMEOUT = 30.0
+_PROMETHEUS = "prometheus (and never start its service)"
+_INSTALLED_BY = {
+    "prometheus": _PROMETHEUS,
+    "promtool": _PROMETHEUS,
+    "chromium": "--no-install-recommends chromium fonts-dejavu-core",
+}
 _RANGE = re.compile(r"(?:(?<=\[)|(?<=offset ))((?:\d+(?:ms|[smhdwy]))+)\b")
 _PART = re.compile(r"(\d+)(ms|[smhdwy])")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
 
 
 def required(program: str) -> str:
-    """The path of `prometheus` or `promtool`. Skips the test where it is not installed, which with CI is a failure."""
+    """The path of a program of Debian. Skips the test where it is not installed, which with CI is a failure."""
     path = shutil.which(program)
     if path is None:
-        words = f"{program} is not installed: apt-get install prometheus (and never start its service)"
+        words = f"{program} is not installed: apt-get install {_INSTALLED_BY[program]}"
         if os.environ.get("CI"):
             pytest.fail(words)
         pytest.skip(words)

@@ -154,12 +154,11 @@ class Reconciler:
         if memory is None:
             memory = self._memory[key] = _Memory(entry.uid)
         try:
-            if self._clock() - entry.seen_at > self.settings.resync_interval:
+            if memory.ending or self._clock() - entry.seen_at > self.settings.resync_interval:
                 # A deletion that the watch did not tell of would never show where there is nothing to write.
                 await self._confirmation(key, entry)()
                 entry = self._store.get(key) or entry
             if memory.ending:
-                await self._confirmation(key, entry)()
                 return Result(_TERMINATING_RETRY)
             return await self._reconcile(key, entry, memory)
         except Gone:

@@ -68,14 +68,14 @@ def reachable(found: Asked) -> Finding:
     servers = found.servers
     up = sum(server.up for server in servers)
     down = first_down(found)
-    refusing = [server for server in servers if server.up and server.refusing]
-    if up and down is None and refusing:
-        words = _calls_fail(refusing[0])
-        if len(refusing) < up:
-            message = f"the server answers calls of {_count(up - len(refusing), found)}; in the others {words}"
-            return Finding("ServerReachable", "PartlyReachable", message)
-        return Finding("ServerReachable", "CallsFailing", f"the server answers health checks, but {words}")
     if up and down is None:
+        refusing = [server for server in servers if server.up and server.refusing]
+        if refusing:
+            words = _calls_fail(refusing[0])
+            if len(refusing) < up:
+                message = f"the server answers calls of {_count(up - len(refusing), found)}; in the others {words}"
+                return Finding("ServerReachable", "PartlyReachable", message)
+            return Finding("ServerReachable", "CallsFailing", f"the server answers health checks, but {words}")
         return Finding("ServerReachable", "Reachable", f"the server answers {_count(up, found)}")
     if down is not None:
         words = server_cause(down).message

@@ -6,8 +6,6 @@ because of a typing error looks like a fleet that is well.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import pytest
 from dashboard_files import NAMES, Target, dashboard, filled, panels, targets, variables
 from dashboard_preview import answers, browse
 from dashboard_scene import Scene
-from prometheus_process import Prometheus
+from prometheus_process import Prometheus, required
 from prometheus_process import Target as Scraped
 from told_operator import ToldOperator, conditions
 
@@ -127,9 +125,7 @@ def test_one_server_chosen_shows_that_server(prometheus: Prometheus) -> None:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_preview_draws_every_panel(prometheus: Prometheus, name: str, tmp_path: Path) -> None:
-    if shutil.which("chromium") is None:
-        assert not os.environ.get("CI"), "chromium is not installed"
-        pytest.skip("chromium is not installed: apt-get install --no-install-recommends chromium fonts-dejavu-core")
+    required("chromium")
     now = prometheus.now()
     page = browse(answers(prometheus, name, now - 150, now), tmp_path, "--dump-dom")
     assert "<title>drawn</title>" in page

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 import struct
 import zlib
 from collections.abc import Iterator
@@ -21,7 +19,7 @@ import pytest
 
 import dashboard_preview
 from dashboard_files import DIRECTORY, dashboard, panels
-from prometheus_process import Prometheus
+from prometheus_process import Prometheus, required
 
 NAME = "fleet"
 START, END = 1_780_000_000.4, 1_780_000_240.6
@@ -113,11 +111,7 @@ def unfiltered(method: int, line: bytearray, above: bytearray) -> bytearray:
 @pytest.fixture(scope="module")
 def answers() -> dict[str, Any]:
     """What the page needs, by way of what asks Prometheus for it."""
-    if shutil.which("chromium") is None:
-        words = "chromium is not installed: apt-get install --no-install-recommends chromium fonts-dejavu-core"
-        if os.environ.get("CI"):
-            pytest.fail(words)
-        pytest.skip(words)
+    required("chromium")
     return dashboard_preview.answers(cast(Prometheus, Recorded()), NAME, START, END)
 
 

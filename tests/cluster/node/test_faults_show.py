@@ -94,6 +94,13 @@ def conditions(server: Deployed) -> dict[str, tuple[str, str]]:
     return {kind: (one["status"], one["reason"]) for kind, one in now.items() if one["status"] != HEALTHY[kind]}
 
 
+def wait_until_well(prometheus: Monitored, server: Deployed, timeout: float) -> None:
+    """Every condition is good, and then no number of the dashboard Server is red, each within `timeout` seconds."""
+    eventually(lambda: not conditions(server), f"{server.name} is well", timeout)
+    chosen = {"namespace": server.namespace, "server": server.name}
+    eventually(lambda: not set(red(prometheus, "server", **chosen)), f"{server.name} has no red number", timeout)
+
+
 @pytest.mark.timeout(400)
 def test_each_fault_shows_and_nothing_else(api: Api, installed: Installed, namespace: str) -> None:
     with ExitStack() as stack:
@@ -108,15 +115,11 @@ def test_each_fault_shows_and_nothing_else(api: Api, installed: Installed, names
         stack.enter_context(SteadyLoad(servers["well"].url, callers=1, pause=0.2))
         quick = stack.enter_context(SteadyLoad(servers["slow"].url, callers=1, pause=0.2))
         for server in servers.values():
-            eventually(lambda server=server: not conditions(server), f"{server.name} is well", 30)
-            chosen = {"namespace": namespace, "server": server.name}
-            eventually(
-                lambda chosen=chosen: not set(red(prometheus, "server", **chosen)), f"{chosen} has no red number", 30
-            )
+            wait_until_well(prometheus, server, 30)
         eventually(lambda: not not_ready(prometheus, namespace), "all are ready", 30)
 
         upstream.stop()
-        quick.__exit__()
+        quick.stop()
         sleepers = SteadyLoad(
             servers["slow"].url, callers=3, pause=0.2, tool="sleep", arguments={"ms": 1000}, answered=False
         )
@@ -156,14 +159,10 @@ def test_each_fault_shows_and_nothing_else(api: Api, installed: Installed, names
         eventually(told, "exactly these conditions", 30)
 
         upstream.listen()
-        sleepers.__exit__()
+        sleepers.stop()
         stack.enter_context(SteadyLoad(servers["slow"].url, callers=1, pause=0.2, answered=False))
         api.create(secret(namespace, "absent", token="there"))
         servers["stuck"].patch(podTemplate={"nodeSelector": None})
         for server in servers.values():
-            eventually(lambda server=server: not conditions(server), f"{server.name} is well again", 90)
-            chosen = {"namespace": namespace, "server": server.name}
-            eventually(
-                lambda chosen=chosen: not set(red(prometheus, "server", **chosen)), f"{chosen} is well again", 60
-            )
+            wait_until_well(prometheus, server, 90)
         prometheus.wait_for_alerts_about(namespace, {})
