@@ -212,7 +212,7 @@ class Operation:
                 await asyncio.sleep(_LIST_INTERVAL)
 
     async def _connect(self) -> Connection:
-        return await Connection.load(self._config.kubeconfig, self._config.context)
+        return await Connection.load(self._config.kubeconfig, self._config.context, identity=self._config.identity)
 
     def _spawn(self, group: asyncio.TaskGroup, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = group.create_task(work, name=name)

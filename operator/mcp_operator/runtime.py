@@ -62,7 +62,9 @@ async def run(config: OperatorConfig) -> int:
         timeout=config.api_server.timeout,
     )
     try:
-        async with await Client.connect(config.kubeconfig, config.context, limits=limits) as client:
+        async with await Client.connect(
+            config.kubeconfig, config.context, identity=config.identity, limits=limits
+        ) as client:
             log.info(
                 "outrigger %s, admin port %d, API server %s, %s",
                 __version__,

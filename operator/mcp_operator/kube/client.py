@@ -65,10 +65,15 @@ class Client:
 
     @classmethod
     async def connect(
-        cls, kubeconfig: str | None = None, context: str | None = None, *, limits: Limits | None = None
+        cls,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        *,
+        identity: str | None = None,
+        limits: Limits | None = None,
     ) -> Self:
         """A client for the given kubeconfig, the pod's service account or the user's kubeconfig: `Connection.load`."""
-        return cls(await Connection.load(kubeconfig, context), limits)
+        return cls(await Connection.load(kubeconfig, context, identity=identity), limits)
 
     async def close(self) -> None:
         """Close every connection."""

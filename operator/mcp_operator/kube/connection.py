@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 from aiohttp.client_middlewares import ClientHandlerType
@@ -43,10 +44,12 @@ class Connection:
         self,
         load: Callable[[], Any],
         *,
+        identity: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._load = load
+        self._agent = USER_AGENT if identity is None else f"{USER_AGENT} ({quote(identity)})"
         self._clock = clock
         self._wall_clock = wall_clock
         self._configuration = Configuration()
@@ -57,17 +60,23 @@ class Connection:
 
     @classmethod
     async def load(
-        cls, kubeconfig: str | None = None, context: str | None = None, *, environ: Mapping[str, str] = os.environ
+        cls,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        *,
+        identity: str | None = None,
+        environ: Mapping[str, str] = os.environ,
     ) -> Connection:
         """The given kubeconfig, else the pod's service account, else `$KUBECONFIG`, else `~/.kube/config`.
 
+        `identity` tells replicas apart in the API server's audit log: it is part of the user agent.
         Raises SettingsError where there is none or it cannot be used.
         """
         if kubeconfig is None and context is None and environ.get("KUBERNETES_SERVICE_HOST"):
-            connection = cls(_service_account)
+            connection = cls(_service_account, identity=identity)
         else:
             path = _kubeconfig_path(kubeconfig or environ.get("KUBECONFIG") or "~/.kube/config")
-            connection = cls(lambda: _kubeconfig(path, context))
+            connection = cls(lambda: _kubeconfig(path, context), identity=identity)
         await connection._reload()
         return connection
 
@@ -84,7 +93,7 @@ class Connection:
             proxy=self._configuration.proxy or None,
             trust_env=not self._configuration.proxy and bool(_PROXY_VARIABLES & {name.lower() for name in os.environ}),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": USER_AGENT},
+            headers={"User-Agent": self._agent},
             middlewares=(self._authenticate,),
         )
 

@@ -183,6 +183,12 @@ async def test_kubeconfig_of_the_environment(server: ScriptedApiServer, tmp_path
         await Connection.load(kubeconfig, "other")
 
 
+async def test_the_user_agent_tells_replicas_apart(server: ScriptedApiServer, tmp_path: Path) -> None:
+    async with await Client.connect(server.kubeconfig(tmp_path), identity="pod-1_\x07(é") as client:
+        await client.get(CONFIG_MAPS, "prod", "none")
+    assert server.requests[0].headers["User-Agent"] == f"{module.USER_AGENT} (pod-1_%07%28%C3%A9)"
+
+
 async def test_slow_plugin_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOAD_TIMEOUT", 0.01)
     never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
