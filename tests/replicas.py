@@ -6,11 +6,11 @@ A `Replica` is a sidecar as in a pod: an IP address of its own, the port and the
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
 import socket
-import socketserver
 import ssl
 import threading
 from collections import Counter
@@ -71,69 +71,83 @@ class Spread:
         """Requests by the address they went to."""
         self._turn = itertools.count()
         self._tls = tls
-        outer = self
-
-        class Handler(socketserver.BaseRequestHandler):
-            def handle(self) -> None:
-                with contextlib.suppress(OSError):
-                    outer._relay(own.wrap_socket(self.request, server_side=True) if own else self.request)
-
-        class Server(socketserver.ThreadingTCPServer):
-            daemon_threads = True
-            allow_reuse_address = True
-            request_queue_size = 128
-
-        self._server = Server(address, Handler)
+        self._own = own
+        self._socket = socket.create_server(address, backlog=128)
+        self._stop = asyncio.Event()
+        # A loop and not threads: OpenSSL does not let one thread read from a connection while another writes to it.
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
 
     @property
     def url(self) -> str:
         """Where callers go."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/mcp"
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}/mcp"
 
     def __enter__(self) -> Spread:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._loop.close()
 
-    def _relay(self, caller: socket.socket) -> None:
-        head = b""
-        while b"\r\n\r\n" not in head:
-            piece = caller.recv(65536)
-            if not piece:
-                return
-            head += piece
-        lines, _, rest = head.partition(b"\r\n\r\n")
+    async def _serve(self) -> None:
+        relays: set[asyncio.Task[None]] = set()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            relays.add(task)
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                await self._relay(reader, writer)
+            writer.close()
+            relays.discard(task)
+
+        server = await asyncio.start_server(accept, sock=self._socket, ssl=self._own)
+        await self._stop.wait()
+        server.close()
+        for task in relays:
+            task.cancel()
+        await asyncio.gather(*relays)
+
+    async def _relay(self, caller: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
+        lines, _, _ = (await caller.readuntil(b"\r\n\r\n")).partition(b"\r\n\r\n")
         kept = [line for line in lines.split(b"\r\n") if not line.lower().startswith(b"connection:")]
-        target = self._connect()
-        if target is None:
+        connected = await self._connect()
+        if connected is None:
             return
-        with target:
-            target.sendall(b"\r\n".join([*kept, b"Connection: close"]) + b"\r\n\r\n" + rest)
-            threading.Thread(target=_pump, args=(caller, target), daemon=True).start()
-            _pump(target, caller)
+        source, sink = connected
+        sink.write(b"\r\n".join([*kept, b"Connection: close"]) + b"\r\n\r\n")
+        asking = asyncio.ensure_future(_pump(caller, sink))
+        try:
+            await _pump(source, answers)
+        finally:
+            asking.cancel()
+            sink.close()
 
-    def _connect(self) -> socket.socket | None:
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         for _ in self.targets:
             replica = self.targets[next(self._turn) % len(self.targets)]
-            try:
-                target = socket.create_connection((replica.host, replica.port), 5)
-            except OSError:
-                continue
-            target.settimeout(None)
-            self.seen[replica.host] += 1
-            return self._tls.wrap_socket(target) if self._tls is not None else target
+            with contextlib.suppress(OSError):
+                found = await asyncio.open_connection(replica.host, replica.port, ssl=self._tls)
+                self.seen[replica.host] += 1
+                return found
         return None
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    """What comes, as fast as it is taken, and its end."""
+    sink.transport.set_write_buffer_limits(high=0)
     with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
+        while data := await source.read(65536):
+            sink.write(data)
+            await sink.drain()
     with contextlib.suppress(OSError):
-        sink.shutdown(socket.SHUT_WR)
+        if sink.can_write_eof():
+            sink.write_eof()
+        else:
+            sink.close()
 
 
 def sockets(pid: int) -> int:
