@@ -167,11 +167,10 @@ def test_r06_connections_are_bounded_over_all_servers_and_calls_by_server(upstre
             crowd = [callers.submit(call, sidecar, "work", "a") for _ in range(8)]
             until(lambda: upstream.count() == 2, "two calls of a reach their server")
             until(lambda: sidecar.status()["servers"]["a"]["bulkhead"]["inFlight"] == 8, "all of a are admitted")
-            assert upstream.open + other.open == 3
+            assert upstream.open + other.open == upstream.most_open + other.most_open == 3
             upstream.gate.set()
             other.gate.set()
             assert [answer.result().status for answer in [held, *crowd]] == [200] * 9
-        assert upstream.most_open + other.most_open <= 4  # one of b may have ended before the third of a began
 
 
 def test_r07_metrics_and_health_checks_are_on_and_can_be_switched_off(plain: SidecarProcess) -> None:
