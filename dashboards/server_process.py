@@ -20,6 +20,10 @@ from dashboards.promql import INTERVAL, PROCESS, SERVER, quantile, rate, total
 
 EACH = "namespace, server"
 NAME = "{{namespace}}/{{server}}"
+IN_USE = (
+    f"outrigger_config_hash_info{{{PROCESS}}} and on (namespace, pod, instance) outrigger_ready{{{PROCESS}}} == 1"
+)
+"""The configurations of the pods that are given calls."""
 
 
 def children() -> Row:
@@ -107,10 +111,10 @@ def sidecar() -> Row:
             ),
             number(
                 "Configurations too many",
-                "Good: 0. How many configurations are in use beyond one for each MCPServer: for longer than a minute "
-                "or two, some pods run an old one; the table beside has the odd hash.",
-                f"count(count by (namespace, mcpserver, file) (outrigger_config_hash_info{{{PROCESS}}}))"
-                f" - count(count by (namespace, mcpserver) (outrigger_config_hash_info{{{PROCESS}}}))",
+                "Good: 0. How many configurations ready pods use beyond one for each MCPServer: for longer than a "
+                "minute or two, some pods run an old one; the table beside has the odd hash.",
+                f"count(count by (namespace, mcpserver, file) ({IN_USE}))"
+                f" - count(count by (namespace, mcpserver) ({IN_USE})) or vector(0)",
                 unit="short",
                 steps=ZERO_IS_GOOD,
                 width=4,

@@ -120,7 +120,8 @@ class Sidecar:
         self.listener = Listener(
             self.endpoint, settings.listener(config.front), clock=self._clock, handler_failed=self._handler_failed
         )
-        self.admin = Listener(AdminHandler(SidecarProbes(self)), ListenerSettings(max_body_bytes=1024))
+        self.probes = SidecarProbes(self)
+        self.admin = Listener(AdminHandler(self.probes), ListenerSettings(max_body_bytes=1024))
         self._collectors: dict[str, UnitMetrics] = {}
         self._own_metrics = SidecarMetrics(self)
         self.registry.on_collect(self._collect)

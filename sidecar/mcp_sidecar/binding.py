@@ -57,6 +57,7 @@ class SidecarMetrics:
         sidecar = self._sidecar
         catalogue, listener = sidecar.catalogue, sidecar.listener
         catalogue.front_connections.labels().set(listener.open_connections)
+        catalogue.ready.labels().set(1 if sidecar.probes.ready()[0] else 0)
         catalogue.config_refused.labels().set(1 if sidecar.reloading.last_refusal else 0)
         for status, count in enumerate(listener.statuses):
             if 2 <= status <= 5:

@@ -23,8 +23,10 @@ def test_started_and_alive_while_the_server_is_not(tmp_path: Path) -> None:
         assert sidecar.admin("/livez")[0] == 200
         assert sidecar.admin("/startupz")[0] == 200
         assert sidecar.admin("/readyz")[0] == 503
+        assert sidecar.metrics()["outrigger_ready"] == 0
         hold.touch()
         sidecar.wait_for("/readyz")
+        eventually(lambda: sidecar.metrics()["outrigger_ready"] == 1)
         assert logged(sidecar, "server is up")["tools"] == 11
 
 

@@ -217,6 +217,7 @@ class Catalogue:
         self.health_last_success = gauge(
             "outrigger_health_last_success_timestamp_seconds", "When the upstream last answered.", ["server"]
         )
+        self.ready = gauge("outrigger_ready", "1 while /readyz says yes: the pod is given calls.")
         self.upstream_up = gauge("outrigger_upstream_up", "1 while the upstream answers.", ["server"])
 
         # wire

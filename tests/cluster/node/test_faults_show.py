@@ -52,8 +52,7 @@ ALERTS = {
 NUMBERS = {
     "dead": {"Ready"},
     "slow": {"Ready", "Breaker", "Error ratio"},
-    # of the new pod, which waits for the value, beside the old one, which serves
-    "secretless": {"Ready", "Configurations too many"},
+    "secretless": {"Ready"},
     "stuck": {"Ready"},
 }
 """Server → the red numbers of the dashboard Server."""
