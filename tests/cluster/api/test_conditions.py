@@ -41,6 +41,8 @@ def deadline_exceeded(api: Api, namespace: str, name: str = "one") -> None:
     def write() -> bool:
         found = api.get("deployments", namespace, name)
         assert found is not None
+        # pods made later would be progress, and the end of it
+        assert found["status"].get("updatedReplicas") == found["spec"]["replicas"]
         conditions = [one for one in found["status"].get("conditions", ()) if one["type"] != "Progressing"]
         late = {
             "type": "Progressing",
