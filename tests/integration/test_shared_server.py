@@ -615,3 +615,18 @@ def test_server_of_both_eras_that_starts_slowly_is_not_given_up() -> None:
         upstream = sidecar.status()["servers"]["s"]["upstream"]
         assert upstream["eras"] == ["modern"]
         assert upstream["processes"]["modern"]["starts"] == 1
+
+
+def test_a_new_process_that_says_nothing_yet_hides_no_last_words(tmp_path: Path) -> None:
+    """The process after a crash is silent at first: why the one before ended stays to be read."""
+    script = "import pathlib, sys, time\nseen = pathlib.Path(sys.argv[1])\nif seen.exists(): time.sleep(60)\n"
+    script += "seen.touch()\nsys.exit('no licence')"
+    server = {"command": sys.executable, "args": ["-c", script, str(tmp_path / "seen")]}
+    with SidecarProcess({"servers": {"s": server}}) as sidecar:
+
+        def slot() -> dict[str, Any]:
+            [[found]] = [group["slots"] for group in sidecar.status()["servers"]["s"]["upstream"]["processes"].values()]
+            return dict(found)
+
+        eventually(lambda: slot()["lives"] == 2 and "pid" in slot())
+        assert slot()["stderr"] == ["no licence"]

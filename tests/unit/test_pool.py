@@ -153,6 +153,18 @@ async def test_f25_a_dropped_lease_gives_its_place_back_and_is_counted() -> None
 
 
 @on_virtual_loop
+async def test_f25_a_lease_that_begins_between_two_looks_is_reported_in_time() -> None:
+    pool = make(Factory(), leak_after=60, idle_timeout=1000)
+    pool.release(await pool.acquire())
+    await asyncio.sleep(50)
+    lease = await pool.acquire()
+    await asyncio.sleep(119)
+    assert pool.leaks == 1
+    pool.release(lease)
+    await pool.close()
+
+
+@on_virtual_loop
 async def test_f25_a_lease_held_too_long_is_reported_once() -> None:
     pool = make(Factory(), leak_after=60)
     lease = await pool.acquire()

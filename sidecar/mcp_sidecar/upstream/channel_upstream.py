@@ -20,7 +20,6 @@ from mcp_sidecar.protocol.revisions import INITIALIZE
 from mcp_sidecar.upstream import profile as profiles
 from mcp_sidecar.upstream.audience import SharedSession
 from mcp_sidecar.upstream.channel import Channel
-from mcp_sidecar.upstream.child import ChildChannel
 from mcp_sidecar.upstream.child_pool import ChildPool
 from mcp_sidecar.upstream.multiplexer import Multiplexer
 from mcp_sidecar.upstream.other_era import fall_back
@@ -279,10 +278,8 @@ class ChannelUpstream:
         """The newest lines that a process which does not start has said on stderr."""
         for pool in self.pools():
             for slot in pool.slots:
-                channel = slot.mux.channel if slot.mux is not None else None
-                lines = channel.last_lines if isinstance(channel, ChildChannel) else slot.last_lines
-                if lines:
-                    return lines[-1]
+                if slot.last_words:
+                    return slot.last_words[-1]
         return ""
 
     def legacy_scope(self, call: Call) -> bytes | None:

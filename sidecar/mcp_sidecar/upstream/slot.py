@@ -106,7 +106,7 @@ class Slot:
         """Why the last life ended or did not begin."""
         self.start_failed = False
         """The last start did not get as far as ready."""
-        self.last_lines: list[str] = []
+        self._before: list[str] = []
         """The end of the last process's stderr."""
         self._make = make
         self._limiter = limiter
@@ -170,15 +170,19 @@ class Slot:
             facts["upSeconds"] = round(now - self.ready_since, 1)
         if self.state is SlotState.BACKOFF:
             facts["nextStartInSeconds"] = round(self.backoff.remaining(), 1)
-        lines = self.last_lines
         if mux is not None and isinstance(mux.channel, ChildChannel):
             facts["pid"] = mux.channel.pid
-            lines = mux.channel.last_lines
         if self.error is not None:
             facts["lastError"] = self.error.message
-        if lines and (self.error is not None or self.state is not SlotState.READY):
+        if (lines := self.last_words) and (self.error is not None or self.state is not SlotState.READY):
             facts["stderr"] = lines
         return facts
+
+    @property
+    def last_words(self) -> list[str]:
+        """The newest lines on stderr; those of the process before, while this one has said nothing."""
+        said = self.mux.channel.last_lines if self.mux and isinstance(self.mux.channel, ChildChannel) else []
+        return said or self._before
 
     # --- the owner
 
@@ -344,7 +348,7 @@ class Slot:
             self._counters.irregular.update(self.mux.irregular())
         if isinstance(channel, ChildChannel) and channel.pid is not None:
             self._counters.exits[channel.exit_kind] += 1
-            self.last_lines = channel.last_lines
+            self._before = channel.last_lines
             self._counters.stderr_dropped += channel.stderr_dropped
         self.mux = None
 

@@ -40,7 +40,7 @@ class Upkeep(Generic[C]):
         self.stop()
         pool = self._pool
         settings, now = pool.settings, pool.clock()
-        due = now + settings.idle_timeout
+        due = now + min(settings.idle_timeout, settings.leak_after)  # of a lease that begins meanwhile
         kept: list[Slot[C]] = []
         for slot in pool.idle:
             ends = min(slot.idle_since + settings.idle_timeout, slot.expires)
