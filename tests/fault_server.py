@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from sidecar_process import free_ports
+
 
 @dataclass
 class SeenRequest:
@@ -103,8 +105,10 @@ class FaultServer:
         await self.stop()
 
     async def listen(self) -> None:
+        if not self.port:
+            # not one of the kernel's choice: while this does not listen, the kernel may give that to a connection
+            [self.port] = free_ports(1)
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self._ssl, limit=1 << 26)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         assert self._server is not None

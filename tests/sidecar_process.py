@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import random
@@ -27,10 +28,14 @@ ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 30.0
 KEPT_LINES = 200_000
-_PORTS = range(10_000, 30_000)
-"""Below those that the kernel gives to connections (net.ipv4.ip_local_port_range)."""
-_RANDOM = random.SystemRandom()
-"""Tests that run at once choose on their own, whatever a test seeds."""
+_SLICE, _SLICES = 3_900, 5
+_PORTS = range(10_500, 10_500 + _SLICE * _SLICES)
+"""Above the kubelet's, below those that the kernel gives to connections (net.ipv4.ip_local_port_range)."""
+if _WORKER := os.environ.get("PYTEST_XDIST_WORKER"):
+    # what is handed out is bound a second or two later: no other worker may choose it meanwhile
+    _PORTS = _PORTS[int(_WORKER.removeprefix("gw")) % _SLICES * _SLICE :][:_SLICE]
+_TURN = itertools.count(random.SystemRandom().randrange(len(_PORTS)))
+"""None comes twice soon; runs at the same time begin at different ones, whatever a test seeds."""
 
 
 class SidecarFailed(AssertionError):
@@ -41,11 +46,10 @@ def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that nobody has at this moment, and that no connection is given before they are used."""
     chosen: list[int] = []
     while len(chosen) < count:
-        port = _RANDOM.choice(_PORTS)
+        port = _PORTS[next(_TURN) % len(_PORTS)]
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", port))
-            if port not in chosen:
-                chosen.append(port)
+            chosen.append(port)
     return chosen
 
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from sidecar_process import free_ports
+
 
 @dataclass
 class Seen:
@@ -112,8 +114,10 @@ class ToolHttpServer:
             def handle_error(self, request: Any, client_address: Any) -> None:
                 return
 
+        if not self.port:
+            # not one of the kernel's choice: while this does not listen, the kernel may give that to a connection
+            [self.port] = free_ports(1)
         self._server = Server((self._bind, self.port), Handler)
-        self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:

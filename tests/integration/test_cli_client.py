@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from sidecar_process import free_ports
+
 SERVER = '''
 import sys
 from mcp.server import MCPServer
@@ -47,9 +49,7 @@ server.run("streamable-http", host="127.0.0.1", port=int(sys.argv[1]))
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     script = tmp_path_factory.mktemp("server") / "server.py"
     script.write_text(SERVER)
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    [port] = free_ports(1)
     process = subprocess.Popen(
         [sys.executable, str(script), str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -26,7 +26,7 @@ from mcp_sidecar.telemetry.lines import LineWriter
 from mcp_sidecar.telemetry.log import open_log
 from raw_mcp import META, HttpClient
 from replicas import replicas
-from sidecar_process import SidecarProcess, running
+from sidecar_process import SidecarProcess, free_ports, running
 from tool_http_server import ToolHttpServer
 
 INITIALIZE = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
@@ -164,8 +164,7 @@ async def in_process(config: dict[str, Any]) -> app.Sidecar:
 
 
 async def test_host_and_port_of_both_ports() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        ports = one.getsockname()[1], two.getsockname()[1]
+    ports = free_ports(2)
     front = {"host": "127.0.0.3", "port": ports[0], "adminHost": "127.0.0.4", "adminPort": ports[1]}
     sidecar = await in_process({"servers": {"s": stdio()}, "front": front})
     try:

@@ -12,6 +12,7 @@ import pytest
 
 from mcp_operator.local_servers import LocalServers, Ports, PortsTakenError, Refused, is_free
 from mcp_operator.local_sidecar import State, fetch, readable, state_of
+from sidecar_process import free_ports
 
 A, B, C = ("n", "a"), ("n", "b"), ("n", "c")
 
@@ -41,10 +42,10 @@ def test_no_port_at_all() -> None:
 
 
 def test_port_with_a_listener_is_not_free() -> None:
+    [port] = free_ports(1)
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind(("127.0.0.1", port))
         listener.listen()
-        port = listener.getsockname()[1]
         assert not is_free(port)
     assert is_free(port)
 
