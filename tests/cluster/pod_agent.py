@@ -61,6 +61,8 @@ class _Pod:
         self.volumes: dict[str, Path] = {}
         self.refreshed = 0.0
         self.seen_annotations: Any = None
+        self.missed: dict[str, int] = {}
+        """Readiness probes that failed in a row; at its start a container's threshold, for it is not ready yet."""
         self.written: Object | None = None
         self.ready_since: dict[str, str] = {}
 
@@ -347,7 +349,7 @@ class PodAgent:
         running = pod.processes.get(name)
         restarts = pod.restarts.get(name, 0)
         if running is not None and running.running:
-            return _running(container, restarts, ready=_probe(container, pod.ip))
+            return _running(container, restarts, ready=self._ready(pod, container))
         if running is not None:
             code = running.returncode or 0
             if code == 0 and container in pod.init and not _stays(container):
@@ -364,7 +366,14 @@ class PodAgent:
         except ConfigError as error:
             return _waiting(container, "CreateContainerConfigError", str(error))
         started.start()
+        pod.missed[name] = _failure_threshold(container)
         return _running(container, restarts, ready=False)
+
+    def _ready(self, pod: _Pod, container: Object) -> bool:
+        """Probe it: it is ready from one that passes until so many fail in a row."""
+        missed = 0 if _probe(container, pod.ip) else pod.missed[container["name"]] + 1
+        pod.missed[container["name"]] = missed
+        return missed < _failure_threshold(container)
 
     def _container(self, api: Api, pod: _Pod, container: Object) -> BackgroundProcess:
         image = container["image"]
@@ -433,6 +442,10 @@ def _crashed(container: Object, restarts: int, code: int, pod: _Pod) -> Object:
     waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": message}}
     last = {"terminated": {"exitCode": code, "reason": "Error", "containerID": "containerd://0"}}
     return _base(container, restarts) | {"ready": False, "started": False, "state": waiting, "lastState": last}
+
+
+def _failure_threshold(container: Object) -> int:
+    return int(container.get("readinessProbe", {}).get("failureThreshold", 3))
 
 
 def _probe(container: Object, ip: str) -> bool:

@@ -14,6 +14,7 @@ import pytest
 from cluster import pod_faults
 from cluster.api import Api, eventually
 from cluster.pod_agent import PodAgent
+from cluster.sidecars import is_ready
 from images.contents import recipes
 from process_table import alive
 
@@ -27,6 +28,24 @@ SECURITY = {
 SIDECAR = recipes()[0].reference
 CHILD = str(Path(__file__).resolve().parents[2] / "children" / "tool_server.py")
 CONFIG = {"servers": {"one": {"command": sys.executable, "args": [CHILD]}}}
+
+
+PROBED = """
+import http.server, os, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    asked = 0
+
+    def do_GET(self):
+        Handler.asked += 1
+        if Handler.asked == 12:
+            open(sys.argv[1], "w").close()
+        self.send_response(200 if Handler.asked % 2 == 0 and Handler.asked < 12 else 503)
+        self.end_headers()
+
+http.server.HTTPServer((os.environ["POD_IP"], 9090), Handler).serve_forever()
+"""
+"""A server of which every second probe fails, and from the twelfth on all of them: then there is the file."""
 
 
 def deployment(namespace: str, *, config: bool = False) -> dict[str, Any]:
@@ -149,9 +168,39 @@ def test_restarts_what_crashes(api: Api, real_pods: PodAgent, namespace: str) ->
         found: dict[str, Any] = only_pod(api, namespace)["status"]["containerStatuses"][0]
         return found
 
-    eventually(lambda: status()["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff", "a crash")
-    assert status()["lastState"]["terminated"]["exitCode"] == 137
+    def crashed() -> dict[str, Any]:
+        found = status()
+        assert found["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff"
+        return found
+
+    assert eventually(crashed, "a crash")["lastState"]["terminated"]["exitCode"] == 137
     eventually(lambda: status()["restartCount"] == 1 and status()["ready"], "a new start", timeout=30)
+
+
+def test_a_pod_is_ready_until_enough_probes_have_failed(
+    api: Api, real_pods: PodAgent, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, all_fail = tmp_path / "probed.py", tmp_path / "all-fail"
+    script.write_text(PROBED)
+    monkeypatch.setitem(real_pods.images, "test.local/probed:1", [sys.executable, "-S", "-E", str(script)])
+    container = {
+        "name": "probed",
+        "image": "test.local/probed:1",
+        "args": [str(all_fail)],
+        "securityContext": SECURITY,
+        "readinessProbe": {"httpGet": {"path": "/", "port": 9090}, "failureThreshold": 3},
+        "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+    }
+    made = deployment(namespace)
+    made["spec"]["template"]["spec"]["containers"] = [container]
+    api.create(made)
+    seen: list[bool] = []
+    for _, pod in api.watch("pods", namespace, seconds=30):
+        if seen[-1:] != [is_ready(pod)]:
+            seen.append(is_ready(pod))
+        if all_fail.exists() and not seen[-1]:
+            break
+    assert seen == [False, True, False]
 
 
 def test_waits_for_a_volume(api: Api, real_pods: PodAgent, namespace: str) -> None:
