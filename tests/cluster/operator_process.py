@@ -26,14 +26,19 @@ from cluster.kubeconfigs import Access
 
 START_TIMEOUT = 60.0
 ACCOUNT = "outrigger-operator"
-# Tests wait for seconds, not for minutes. The Lease outlives an API server that is started anew on a busy machine.
+# Tests wait for seconds, not for minutes. The Lease outlives an API server that is started anew, and a pause of the
+# operator, on a busy machine.
 QUICK: dict[str, Any] = {
     "statusPoll": {"active": "300ms"},
     "secretPoll": {"missing": "1s", "missingMax": "2s", "resolved": "3s"},
-    "leaderElection": {"leaseDuration": "40s", "renewDeadline": "30s", "retryPeriod": "500ms"},
+    "leaderElection": {"leaseDuration": "150s", "renewDeadline": "120s", "retryPeriod": "500ms"},
 }
 SHORT_LEASE: dict[str, Any] = {"leaderElection": {"leaseDuration": "4s", "renewDeadline": "3s", "retryPeriod": "500ms"}}
-"""For an operator whose successor is waited for."""
+"""For an operator whose successor is waited for, and which may lose its Lease meanwhile."""
+FIRM_LEASE: dict[str, Any] = {
+    "leaderElection": {"leaseDuration": "12s", "renewDeadline": "10s", "retryPeriod": "500ms"}
+}
+"""For one that must not lose it on a busy machine, though the one before it gave nothing back."""
 _BUG = re.compile(r"Traceback \(most recent call last\)|a bug of the operator|Task exception was never retrieved")
 
 

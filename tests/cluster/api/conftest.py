@@ -37,6 +37,7 @@ class Operators:
     def shared(self) -> OperatorProcess:
         """The one that most tests use, started where it does not run."""
         if self._shared is None or not self._shared.process.running:
+            self.free_lease()
             self._shared = self.make().start().wait_until_leading()
         return self._shared
 
@@ -49,6 +50,10 @@ class Operators:
         if self._shared is not None:
             stopped, self._shared = self._shared, None
             stopped.stop()
+
+    def free_lease(self) -> None:
+        """Of one that died or was killed: the next need not wait until it is stale."""
+        self.cluster.api.delete("leases", NAMESPACE, "outrigger-operator")
 
     def close(self) -> None:
         try:
@@ -71,8 +76,12 @@ class Operators:
 
 @pytest.fixture(scope="session")
 def operators(
-    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, failure_logs: dict[str, Callable[[], str]]
+    cluster: Cluster,
+    pod_monitors: None,
+    tmp_path_factory: pytest.TempPathFactory,
+    failure_logs: dict[str, Callable[[], str]],
 ) -> Iterator[Operators]:
+    # PodMonitors are there before the first operator: it looks for them when it begins to lead, and then seldom
     made = Operators(cluster, tmp_path_factory.mktemp("operators"))
     failure_logs["operator"] = made.logs
     yield made
@@ -97,6 +106,7 @@ def no_operator(operators: Operators) -> None:
 def start_operator(operators: Operators) -> Iterator[StartOperator]:
     """`start_operator(name=…, settings=…)`: operators of the test's own, the shared one stopped."""
     operators.stop_shared()
+    operators.free_lease()
 
     def start(*, ready: bool = True, **options: Any) -> OperatorProcess:
         made = operators.make(**options)
@@ -114,5 +124,3 @@ def start_operator(operators: Operators) -> Iterator[StartOperator]:
         for one in operators.own:
             one.process.kill()
         operators.own.clear()
-        # of one that was killed: the next need not wait until it is stale
-        operators.cluster.api.delete("leases", NAMESPACE, "outrigger-operator")

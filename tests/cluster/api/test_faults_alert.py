@@ -13,7 +13,7 @@ import pytest
 
 from cluster.api import Api, eventually
 from cluster.monitored import Monitored
-from cluster.operator_process import SHORT_LEASE, OperatorProcess
+from cluster.operator_process import FIRM_LEASE, OperatorProcess
 from cluster.pod_agent import PodAgent
 from cluster.pod_faults import IMAGE_BACK_OFF, UNSCHEDULABLE
 from cluster.servers import KINDS, condition, mcp_server, wait_for
@@ -109,7 +109,7 @@ def test_every_fault_of_an_mcpserver(api: Api, start_operator: Start, real_pods:
 def test_faults_of_the_operator_and_of_scraping(
     api: Api, start_operator: Start, real_pods: PodAgent, namespace: str
 ) -> None:
-    operator = start_operator(settings=SHORT_LEASE).wait_until_leading()
+    operator = start_operator(settings=FIRM_LEASE).wait_until_leading()
     api.create(mcp_server(namespace, "web"))
     wait_for(api, namespace, "web", "Ready", "True", timeout=60)
     with Monitored(api, (), operator_namespace=None, extra=[target(operator)]) as prometheus:
@@ -117,7 +117,7 @@ def test_faults_of_the_operator_and_of_scraping(
         prometheus.wait_for_alerts_about(namespace, {"web": {"OutriggerMetricsMissing"}})
         operator.process.kill()
         prometheus.wait_for_alerts_about(namespace, {"": {"OutriggerNoLeader"}})
-        another = start_operator(name="another", settings=SHORT_LEASE).wait_until_leading()
+        another = start_operator(name="another", settings=FIRM_LEASE).wait_until_leading()
         prometheus.scrape("operator", [target(another)])
         prometheus.wait_for_alerts_about(namespace, {"web": {"OutriggerMetricsMissing"}})
         eventually(lambda: condition(api.get("mcpservers", namespace, "web"), "Ready")["status"] == "True", "Ready")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+import pytest
+
 from cluster.api import Api, eventually
 from cluster.control_plane import ControlPlane
-from cluster.operator_process import SHORT_LEASE, OperatorProcess
+from cluster.operator_process import FIRM_LEASE, SHORT_LEASE, OperatorProcess
 from cluster.servers import CHILDREN, KINDS, mcp_server, owned, settled
 
 Start = Callable[..., OperatorProcess]
@@ -50,6 +52,7 @@ def test_api_server_restarts_in_the_middle(
     assert operator.process.running
 
 
+@pytest.mark.timeout(300)
 def test_history_is_gone(control_plane: ControlPlane, operator: OperatorProcess, namespace: str) -> None:
     """410 on every watch: what was deleted and changed meanwhile is seen."""
     api = control_plane.api
@@ -67,7 +70,7 @@ def test_history_is_gone(control_plane: ControlPlane, operator: OperatorProcess,
         control_plane.forget_history()
     finally:
         operator.process.resume()
-    eventually(lambda: wanted(api, namespace, {"one", "two"}), "all applied", timeout=60)
+    eventually(lambda: wanted(api, namespace, {"one", "two"}), "all applied", timeout=120)
 
 
 def test_api_server_stands_still(control_plane: ControlPlane, operator: OperatorProcess, namespace: str) -> None:
@@ -97,7 +100,7 @@ def test_api_server_is_away_for_longer_than_the_lease(
     assert operator.process.returncode == 1
     assert "lost the lease" in operator.process.log()
     control_plane.api.create(mcp_server(namespace))
-    start_operator(name="second", settings=SHORT_LEASE)
+    start_operator(name="second", settings=FIRM_LEASE)
     eventually(lambda: wanted(control_plane.api, namespace, {"one"}), "all applied", timeout=60)
 
 
@@ -140,5 +143,5 @@ def test_killed_at_any_moment(api: Api, start_operator: Start, namespace: str, c
         except AssertionError:  # there was less to do
             pass
         operator.kill()
-    start_operator(name="survivor", settings=SHORT_LEASE).wait_until_leading()
+    start_operator(name="survivor", settings=FIRM_LEASE).wait_until_leading()
     eventually(lambda: wanted(api, namespace, names), "all applied", timeout=90)
