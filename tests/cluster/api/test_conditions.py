@@ -42,6 +42,7 @@ def deadline_exceeded(api: Api, namespace: str, name: str = "one") -> None:
         found = api.get("deployments", namespace, name)
         assert found is not None
         # pods made later would be progress, and the end of it
+        assert found["status"].get("observedGeneration") == found["metadata"]["generation"]
         assert found["status"].get("updatedReplicas") == found["spec"]["replicas"]
         conditions = [one for one in found["status"].get("conditions", ()) if one["type"] != "Progressing"]
         late = {

@@ -10,6 +10,7 @@ import pytest
 from cluster.api import Api, eventually
 from cluster.operator_process import OperatorProcess
 from cluster.servers import condition, mcp_server, owned, settled, wait_for
+from cluster.sidecars import mounted
 
 # every kind of child that is applied, with an edit of a field of ours
 EVERYTHING: dict[str, Any] = {
@@ -124,28 +125,35 @@ def test_old_configurations_go_with_their_replica_sets(api: Api, operator: Opera
     """Kept while a ReplicaSet refers to them, so that a rollback works."""
     api.apply(mcp_server(namespace))
     settled(api, namespace)
-    seen = []
+    seen: list[str] = []
     for mark in "abc":
         seen.append(child_config(api, namespace))
+        # the Deployment controller makes none of a template that is gone before it has looked
+        eventually(lambda: replica_sets(api, namespace, seen[-1]), "a ReplicaSet of the configuration")
         api.apply(mcp_server(namespace, stdio={"command": "serve", "args": [mark]}))
         eventually(lambda: child_config(api, namespace) not in seen, "a new configuration")
     assert {name for resource, name in owned(api, namespace, "one") if resource == "configmaps"} >= set(seen)
-    for replica_set in api.list("replicasets", namespace):
-        if not replica_set["spec"]["replicas"]:
-            api.delete("replicasets", namespace, replica_set["metadata"]["name"])
-    eventually(
-        lambda: not {name for kind, name in owned(api, namespace, "one") if kind == "configmaps"} & set(seen[:1]),
-        "the first configuration pruned",
-        timeout=30,
-    )
+
+    def pruned() -> bool:
+        for one in replica_sets(api, namespace, seen[0]):
+            if not one["spec"]["replicas"]:  # the Deployment controller scales it down when it comes to it
+                api.delete("replicasets", namespace, one["metadata"]["name"])
+        return ("configmaps", seen[0]) not in owned(api, namespace, "one")
+
+    eventually(pruned, "the first configuration pruned", timeout=30)
+
+
+def replica_sets(api: Api, namespace: str, config: str) -> list[dict[str, Any]]:
+    """Those whose pods mount this ConfigMap."""
+    found = api.list("replicasets", namespace)
+    return [one for one in found if mounted(one["spec"]["template"]["spec"]) == config]
 
 
 def child_config(api: Api, namespace: str) -> str:
     """The ConfigMap that the Deployment's newest pods mount."""
     deployment = api.get("deployments", namespace, "one")
     assert deployment is not None
-    volumes = deployment["spec"]["template"]["spec"]["volumes"]
-    return next(str(one["configMap"]["name"]) for one in volumes if one["name"] == "config")
+    return mounted(deployment["spec"]["template"]["spec"])
 
 
 def test_fields_of_another_manager_stay(api: Api, operator: OperatorProcess, namespace: str) -> None:

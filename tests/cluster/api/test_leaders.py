@@ -12,7 +12,7 @@ import pytest
 from cluster.api import Api, eventually
 from cluster.control_plane import AuditEvent, ControlPlane
 from cluster.operator_process import OperatorProcess, lease_holder
-from cluster.servers import mcp_server, settled, wait_for
+from cluster.servers import mcp_server, settled
 
 Start = Callable[..., OperatorProcess]
 NAMESPACE = "outrigger-test"
@@ -45,6 +45,19 @@ def operators_writes(control_plane: ControlPlane, mark: int) -> list[AuditEvent]
     ]
 
 
+def by(event: AuditEvent, operator: OperatorProcess) -> bool:
+    """Whether this replica asked: its identity ends its user agent."""
+    return event.agent.endswith(f"({operator.name})")
+
+
+def acquired(api: Api, operator: OperatorProcess) -> float:
+    """When the operator took the Lease that it has, in seconds since the epoch, by its own clock."""
+    lease = api.get("leases", NAMESPACE, "outrigger-operator")
+    assert lease is not None
+    assert lease["spec"]["holderIdentity"] == operator.name
+    return dt.datetime.fromisoformat(lease["spec"]["acquireTime"].replace("Z", "+00:00")).timestamp()
+
+
 def test_one_works(api: Api, control_plane: ControlPlane, start_operator: Start, namespace: str) -> None:
     leader, standby = pair(start_operator)
     assert lease_holder(api, NAMESPACE) == leader.name
@@ -53,10 +66,10 @@ def test_one_works(api: Api, control_plane: ControlPlane, start_operator: Start,
         api.create(mcp_server(namespace, f"server-{number}"))
     for number in range(5):
         settled(api, namespace, f"server-{number}")
-    assert operators_writes(control_plane, mark)
+    writes = operators_writes(control_plane, mark)
+    assert writes
+    assert {one.agent for one in writes if not by(one, leader)} == set()
     assert standby.admin("/readyz")[0] == 200
-    requests = {name for name, value in standby.metrics().items() if name.startswith("outrigger_") and value}
-    assert not [name for name in requests if "PATCH" in name or 'verb="patch"' in name or 'verb="apply"' in name]
 
 
 @pytest.mark.parametrize("end", ["stop", "kill", "pause"])
@@ -67,14 +80,14 @@ def test_the_other_takes_over(
     api.create(mcp_server(namespace))
     settled(api, namespace)
     mark = control_plane.audit_mark()
-    began = time.monotonic()
+    began = time.time()
     {"stop": leader.process.stop, "kill": leader.kill, "pause": leader.process.pause}[end]()
     api.patch("mcpservers", namespace, "one", {"spec": {"replicas": 2}})
-    standby.wait_until_leading(timeout=30)
-    took = time.monotonic() - began
+    standby.wait_until_leading(timeout=40)
+    # not when we saw it: it has yet to list everything, and we to ask
+    took = acquired(api, standby) - began
     assert took <= (2 * 1.5 + 3 if end == "stop" else HAND_OVER), f"handed over after {took:.1f} s"
     settled(api, namespace)
-    assert lease_holder(api, NAMESPACE) == standby.name
     if end == "pause":
         taken_over = eventually(lambda: _changed(control_plane, mark), "the change applied")
         leader.process.resume()
@@ -85,8 +98,10 @@ def test_the_other_takes_over(
         settled(api, namespace)
         agents = {one.agent for one in operators_writes(control_plane, mark) if one.at > taken_over}
         assert len(agents) == 1
-    server = wait_for(api, namespace, "one", "SecretsResolved", "True")
-    assert server["spec"]["replicas"] in (2, 3)
+    assert lease_holder(api, NAMESPACE) == standby.name
+    deployment = api.get("deployments", namespace, "one")
+    assert deployment is not None
+    assert deployment["spec"]["replicas"] == (3 if end == "pause" else 2)
 
 
 def _changed(control_plane: ControlPlane, mark: int) -> float:
@@ -97,26 +112,21 @@ def test_never_both(api: Api, control_plane: ControlPlane, start_operator: Start
     """Leaders are killed in the middle of their work: nobody writes while another holds the Lease."""
     mark = control_plane.audit_mark()
     leader, standby = pair(start_operator)
-    terms: list[tuple[float, str]] = []
+    terms: list[tuple[float, OperatorProcess]] = []
     for number in range(3):
         for extra in range(6):
             api.create(mcp_server(namespace, f"server-{number}-{extra}"))
         eventually(lambda number=number: api.get("deployments", namespace, f"server-{number}-1"), "some work done")
-        lease = api.get("leases", NAMESPACE, "outrigger-operator")
-        assert lease is not None
-        assert lease["spec"]["holderIdentity"] == leader.name
-        acquired = dt.datetime.fromisoformat(lease["spec"]["acquireTime"].replace("Z", "+00:00"))
-        terms.append((acquired.timestamp(), leader.name))
+        terms.append((acquired(api, leader), leader))
         leader.kill()
         standby.wait_until_leading(timeout=40)
         leader, standby = standby, start_operator(name=f"fresh-{number}", settings=agent(f"fresh-{number}"))
     for number in range(3):
         for extra in range(6):
             settled(api, namespace, f"server-{number}-{extra}")
-    assert len({name for _, name in terms}) == 3
     mine = [one for one in operators_writes(control_plane, mark) if one.namespace == namespace]
     assert mine
-    assert min(one.at for one in mine) >= terms[0][0] - 1
+    assert all(one.at >= since for since, leader in terms for one in mine if by(one, leader)), "not before its term"
     # one after the other, though each works on
     spans: dict[str, list[float]] = {}
     for one in mine:

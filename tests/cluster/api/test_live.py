@@ -34,8 +34,15 @@ def test_status_says_what_the_sidecar_knows(
 ) -> None:
     api.create(mcp_server(namespace))
     ready(api, namespace)
-    server = wait_for(api, namespace, "one", "ServerReachable", "True")
-    status = server["status"]
+    wait_for(api, namespace, "one", "ServerReachable", "True")
+
+    def listed() -> dict[str, Any]:
+        found = api.get("mcpservers", namespace, "one")
+        assert found is not None
+        assert "tools" in found["status"]
+        return found
+
+    status = eventually(listed, "its tools, which are listed a moment later")["status"]
     assert status["era"] in ("Legacy", "Modern", "Both")
     assert status["tools"] > 0
     assert status["server"]["name"]

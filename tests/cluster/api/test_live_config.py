@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import mcp_sidecar
-from cluster.api import Api, eventually
+from cluster.api import Api, ApiError, eventually
 from cluster.operator_process import OperatorProcess
 from cluster.pod_agent import PodAgent
 from cluster.pod_faults import UNSCHEDULABLE
@@ -299,8 +299,18 @@ def test_scale_as_an_autoscaler_does(api: Api, operator: OperatorProcess, pod_ag
     selector = scale["status"]["selector"]
     assert len(api.list("pods", namespace, labelSelector=selector)) == 1, "what its metrics are of"
 
-    scale["spec"]["replicas"] = 3
-    api.request("PUT", where, scale)
+    def scaled() -> bool:
+        scale = api.request("GET", where)
+        scale["spec"]["replicas"] = 3
+        try:
+            api.request("PUT", where, scale)
+        except ApiError as error:
+            if error.status != 409:  # the status was written meanwhile
+                raise
+            return False
+        return True
+
+    eventually(scaled, "the scale written")
     eventually(lambda: api.request("GET", where)["status"]["replicas"] == 3, "three replicas")
     patch(api, namespace, service={"labels": {"team": "a"}})
     settled(api, namespace)
