@@ -216,11 +216,11 @@ class Api:
         return connection
 
 
-def eventually(look: Callable[[], T], what: str, timeout: float = 20.0) -> T:
+def eventually(look: Callable[[], T], what: str, timeout: float = 20.0, interval: float = 0.03) -> T:
     """Look until the answer is true, and give it; for what no event tells of.
 
     An AssertionError of `look` means not yet, as does who cannot be asked: an OSError, an API server that is busy. It,
-    or `what`, is the failure after `timeout` seconds.
+    or `what`, is the failure after `timeout` seconds. `interval`: seconds between looks, more where one is much work.
     """
     until = time.monotonic() + timeout
     while True:
@@ -238,4 +238,4 @@ def eventually(look: Callable[[], T], what: str, timeout: float = 20.0) -> T:
                 return found
         if time.monotonic() > until:
             raise AssertionError(f"not within {timeout:g} s: {what}" + (f": {last}" if last else "")) from last
-        time.sleep(0.03)
+        time.sleep(interval)

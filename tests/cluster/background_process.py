@@ -88,7 +88,8 @@ class BackgroundProcess:
                     return
             except OSError as error:
                 last = f": {error}"
-            time.sleep(0.02)
+            # most ask over HTTP, which is work for the process that is waited for
+            time.sleep(0.1)
         raise ProcessFailed(self.describe(f"not {what} within {timeout:g} s{last}"))
 
     def stop(self, timeout: float = 30.0) -> int:
