@@ -120,7 +120,9 @@ def write_image(recipe: Recipe, layers: list[Layer], path: Path) -> str:
             }
         ]
     )
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+    # who finds the archive finds all of it
+    partial = path.with_suffix(".partial")
+    with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
         _add(tar, "oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
         _add(tar, "index.json", index)
         _add(tar, "manifest.json", docker)
@@ -131,6 +133,7 @@ def write_image(recipe: Recipe, layers: list[Layer], path: Path) -> str:
             info.size, info.mtime = layer.size, source_date()
             with layer.path.open("rb") as file:
                 tar.addfile(info, file)
+    partial.replace(path)
     return _sha256(manifest)
 
 

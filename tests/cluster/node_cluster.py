@@ -10,6 +10,7 @@ Images come from archives (`python -m images`), for there is no registry.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from pathlib import Path
 from certificates import Authority
 from cluster.addon_programs import pause_archive
 from cluster.addon_programs import programs as addon_programs
-from cluster.api import ApiError, eventually
+from cluster.api import ApiError, Object, eventually
 from cluster.background_process import BackgroundProcess
 from cluster.control_plane import ControlPlane
 from cluster.images_for_tests import archives as build_images_for_tests
@@ -32,6 +33,7 @@ from cluster.node_addons import Addons
 from cluster.node_agents import PAUSE_IMAGE, Node
 from cluster.node_machine import DIRECTORY_PREFIX, Machine
 from cluster.node_policy_enforcer import PolicyEnforcer
+from images.contents import recipes
 from sidecar_process import free_ports
 
 IMAGES = Path(__file__).resolve().parents[2] / "dist" / "images"
@@ -62,6 +64,8 @@ class NodeCluster(ControlPlane):
         ]
         self._addons = Addons(first, self, self._authority, dns)
         self._policies = PolicyEnforcer(self.api, self._machines)
+        self._heard: dict[str, str] = {}
+        """Node → when its agent of before, which is dead, last said that it is Ready."""
         self.scheduler = BackgroundProcess(
             "kube-scheduler", [programs("kube-scheduler")["kube-scheduler"], *self._scheduler_flags()], directory
         )
@@ -98,15 +102,16 @@ class NodeCluster(ControlPlane):
             last_first.callback(self._policies.close)
 
     def wait_until_ready(self, timeout: float = READY_TIMEOUT) -> None:
-        """Until every node is Ready. Raises AssertionError."""
+        """Until every node is Ready, as the agents that run now say. Raises AssertionError."""
 
         def look() -> bool:
             for node in self.nodes:
                 found = self.api.get("nodes", None, node.name)
                 assert found, f"no {node.name}"
-                conditions = {one["type"]: one for one in found["status"].get("conditions", ())}
-                ready = conditions.get("Ready", {})
+                ready = _ready(found)
                 assert ready.get("status") == "True", f"{node.name}: {ready.get('message')}"
+                # for half a minute a dead agent's word stands
+                assert ready["lastHeartbeatTime"] != self._heard.get(node.name), f"nothing new of {node.name}"
                 assert not found["spec"].get("taints"), f"{node.name} is tainted: {found['spec']['taints']}"
             return True
 
@@ -136,6 +141,8 @@ class NodeCluster(ControlPlane):
 
     def start_kubelet(self, node: int = 0) -> None:
         """After `kill_kubelet`; `wait_until_ready` waits for it."""
+        name = self.nodes[node].name
+        self._heard[name] = _ready(self.api.get("nodes", None, name)).get("lastHeartbeatTime", "")
         self.nodes[node].start_kubelet()
 
     def logs(self) -> str:
@@ -191,16 +198,27 @@ class NodeCluster(ControlPlane):
         ]
 
 
+def _ready(node: Object | None) -> Object:
+    """The condition; empty where there is none yet."""
+    conditions: list[Object] = ((node or {}).get("status") or {}).get("conditions", [])
+    return next((one for one in conditions if one["type"] == "Ready"), {})
+
+
 def prepare() -> None:
     """Build what a cluster and its tests need and is missing, our images as the code is now. Raises ProgramsMissing."""
     programs("kube-scheduler", "kubelet", "kube-proxy")
     addon_programs()
     build_images_for_tests()
     root = IMAGES.parents[1]
-    written = min((path.stat().st_mtime for path in IMAGES.glob("*.tar")), default=0.0)
-    sources = [path for folder in IMAGE_SOURCES for path in (root / folder).rglob("*") if path.is_file()]
-    if any(path.stat().st_mtime >= written for path in sources if "__pycache__" not in path.parts):
-        subprocess.run([sys.executable, "-m", "images"], cwd=root, check=True, stdout=subprocess.DEVNULL)
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    # every worker of a run comes here: the first builds, the others find it done
+    with (IMAGES / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        archives = [IMAGES / f"{recipe.name}.tar" for recipe in recipes()]
+        written = min(path.stat().st_mtime if path.exists() else 0.0 for path in archives)
+        sources = [path for folder in IMAGE_SOURCES for path in (root / folder).rglob("*") if path.is_file()]
+        if any(path.stat().st_mtime >= written for path in sources if "__pycache__" not in path.parts):
+            subprocess.run([sys.executable, "-m", "images"], cwd=root, check=True, stdout=subprocess.DEVNULL)
 
 
 def run_until_interrupted() -> None:
