@@ -109,7 +109,7 @@ class Exchange:
 
     def next(self) -> dict[str, Any]:
         """The next message; fails at the end of the answer."""
-        message = self._messages.get(timeout=PATIENCE)
+        message = self._taken()
         assert isinstance(message, dict), f"ended with {self.status} {self.body!r} {self.failed!r}"
         return message
 
@@ -130,9 +130,15 @@ class Exchange:
     def rest(self) -> list[dict[str, Any]]:
         """Everything that was not taken yet, when it is over."""
         found = []
-        while (message := self._messages.get(timeout=PATIENCE)) is not None:
+        while (message := self._taken()) is not None:
             found.append(message)
         return found
+
+    def _taken(self) -> Any:
+        try:
+            return self._messages.get(timeout=PATIENCE)
+        except queue.Empty:
+            raise AssertionError(f"nothing came for {PATIENCE:g} s: {self.status} {self.body[-300:]!r}") from None
 
     def nothing(self) -> bool:
         """Whether no message waits to be taken."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -219,15 +220,16 @@ class Api:
 def eventually(look: Callable[[], T], what: str, timeout: float = 20.0, interval: float = 0.03) -> T:
     """Look until the answer is true, and give it; for what no event tells of.
 
-    An AssertionError of `look` means not yet, as does who cannot be asked: an OSError, an API server that is busy. It,
-    or `what`, is the failure after `timeout` seconds. `interval`: seconds between looks, more where one is much work.
+    An AssertionError of `look` means not yet, as does who cannot be asked: an OSError, an API server that is busy, a
+    command (kubectl) that fails. It, or `what`, is the failure after `timeout` seconds. `interval`: seconds between
+    looks, more where one is much work.
     """
     until = time.monotonic() + timeout
     while True:
         last: Exception | None = None
         try:
             found = look()
-        except (AssertionError, OSError, http.client.HTTPException) as error:
+        except (AssertionError, OSError, http.client.HTTPException, subprocess.SubprocessError) as error:
             last = error
         except ApiError as error:
             if error.status < 500 and error.status != 429:

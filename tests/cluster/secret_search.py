@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster.api import Api
+from cluster.api import Api, eventually
 
 
 def new_marker() -> str:
@@ -45,11 +45,16 @@ def objects(api: Api, namespace: str) -> Iterator[tuple[str, str]]:
         version["groupVersion"] for group in api.request("GET", "/apis")["groups"] for version in group["versions"]
     ]
     for base in ("/api/v1", *(f"/apis/{group}" for group in groups)):
-        for one in api.request("GET", base)["resources"]:
+        for one in _asked(api, base)["resources"]:
             if "/" in one["name"] or "list" not in one["verbs"] or (base, one["name"]) == ("/api/v1", "secrets"):
                 continue
             where = f"{base}/namespaces/{namespace}/{one['name']}" if one["namespaced"] else f"{base}/{one['name']}"
-            yield f"{base} {one['name']}", json.dumps(api.request("GET", where))
+            yield f"{base} {one['name']}", json.dumps(_asked(api, where))
+
+
+def _asked(api: Api, where: str) -> Any:
+    # an API that another server has (metrics) may be away for a moment
+    return eventually(lambda: api.request("GET", where), f"an answer of {where}", 60)
 
 
 def process_places(what: str, pid: int) -> Iterator[tuple[str, str]]:

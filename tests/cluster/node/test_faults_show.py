@@ -105,7 +105,7 @@ def test_each_fault_shows_and_nothing_else(api: Api, installed: Installed, names
     with ExitStack() as stack:
         upstream = stack.enter_context(ToolHttpServer(host=api.host, bind=api.host))
         servers = {name: deploy(api, namespace, name) for name in ("well", "secretless", "stuck")}
-        servers["slow"] = deploy(api, namespace, "slow", timeouts={"timeout": "300ms"})
+        servers["slow"] = deploy(api, namespace, "slow", timeouts={"timeout": "1s"})
         servers["dead"] = deploy(api, namespace, "dead", "remote", remote={"url": upstream.url}, health=OFTEN)
         for server in servers.values():
             server.ready()
@@ -114,13 +114,13 @@ def test_each_fault_shows_and_nothing_else(api: Api, installed: Installed, names
         stack.enter_context(SteadyLoad(servers["well"].url, callers=1, pause=0.2))
         quick = stack.enter_context(SteadyLoad(servers["slow"].url, callers=1, pause=0.2))
         for server in servers.values():
-            wait_until_well(prometheus, server, 30)
+            wait_until_well(prometheus, server, 90)
         eventually(lambda: not not_ready(prometheus, namespace), "all are ready", 30)
 
         upstream.stop()
         quick.stop()
         sleepers = SteadyLoad(
-            servers["slow"].url, callers=3, pause=0.2, tool="sleep", arguments={"ms": 1000}, answered=False
+            servers["slow"].url, callers=3, pause=0.2, tool="sleep", arguments={"ms": 3000}, answered=False
         )
         stack.enter_context(sleepers)
         servers["secretless"].patch(stdio={"env": [from_secret("TOKEN", "absent", "token")]})

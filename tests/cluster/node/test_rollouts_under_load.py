@@ -64,7 +64,7 @@ def test_a_change_of_the_users(api: Api, installed: Installed, namespace: str) -
     assert 1 <= len(loads["http-legacy"].sessions_lost) <= 3
 
 
-BROKEN: dict[str, tuple[str, dict[str, Any], str | None]] = {
+BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
     "image": ("http", {"http": {"image": f"{REGISTRY}/no-such-image:1"}}, "ImagePullFailed"),
     "command": ("stdio", {"stdio": {"command": "no-such-command"}}, "CommandNotFound"),
     "argument": ("stdio", {"stdio": {"args": [f"{PLACE}/no-such-script.py"]}}, "ServerCrashing"),
@@ -76,7 +76,7 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "volume": (
         "stdio",
         {"podTemplate": {"volumes": [{"name": "scripts", "configMap": {"name": "absent"}}]}},
-        None,
+        "ConfigMapMissing",
     ),
 }
 """Name → kind, what is merged into a spec that works, and the reason of Ready."""
@@ -171,7 +171,7 @@ def test_another_version_takes_turns(api: Api, upgrade: Callable[..., None], nam
             assert_no_failure(load)
     assert max(at_once.values) == 2, "at most, and indeed, two at a time"
     assert waited, "who waits says so"
-    assert ("Ready", "False", "NoReplicasAvailable") not in witness.seen
+    assert ("Available", "False", "NoReplicasAvailable") not in witness.seen
 
 
 @pytest.mark.timeout(300)

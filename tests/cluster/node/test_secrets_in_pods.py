@@ -12,6 +12,7 @@ import pytest
 from cluster.api import Api, ApiError, eventually
 from cluster.deployed import Deployed, container_ids, deploy, names, page, processes, restarts, server_processes
 from cluster.secret_search import assert_nowhere, from_secret, key_of, new_marker, objects, process_places, secret
+from cluster.sidecars import living
 from cluster.steady_load import SteadyLoad
 from tool_http_server import Answer, Seen, ToolHttpServer
 
@@ -147,13 +148,13 @@ def test_a_missing_key_stops_only_its_server(api: Api, installed: Installed, nam
 
 def logs(api: Api, namespace: str) -> Iterator[tuple[str, str]]:
     """(place, text) of every container's log, of the life before too."""
-    for pod in api.list("pods", namespace):
+    for pod in living(api, namespace):
         name = pod["metadata"]["name"]
         for container in container_ids(pod):
-            for previous in ("false", "true"):
-                where = f"/api/v1/namespaces/{namespace}/pods/{name}/log?container={container}&previous={previous}"
-                with contextlib.suppress(ApiError):  # there was no life before
-                    yield f"log of {container} in {name}", str(api.request("GET", where))
+            where = f"/api/v1/namespaces/{namespace}/pods/{name}/log?container={container}"
+            yield f"log of {container} in {name}", str(api.request("GET", where))
+            with contextlib.suppress(ApiError):  # there was no life before
+                yield f"log of {container} in {name}", str(api.request("GET", f"{where}&previous=true"))
 
 
 def seen_processes(api: Api, namespace: str, needs: set[int]) -> Iterator[tuple[str, str]]:
