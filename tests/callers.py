@@ -33,6 +33,18 @@ def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
         time.sleep(0.01)
 
 
+def slots(sidecar: SidecarProcess, server: str) -> list[dict[str, Any]]:
+    """What `/status` tells of the places for processes of a server."""
+    groups = sidecar.status()["servers"][server]["upstream"]["processes"].values()
+    return [slot for group in groups for slot in group["slots"]]
+
+
+def all_ready(sidecar: SidecarProcess, server: str, count: int) -> bool:
+    """Whether so many processes of a server answered: each has set up what it does of a signal, or of the end of its
+    input."""
+    return [slot["state"] for slot in slots(sidecar, server)].count("ready") == count
+
+
 class Caller:
     """A client of one server behind a sidecar, in either era."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bridge_process import Bridge, Volume
-from callers import TOOL_SERVER, Caller, Callers, Load, eventually
+from callers import TOOL_SERVER, Caller, Callers, Load, all_ready, eventually
 from process_table import alive
 from raw_mcp import HttpClient
 from sidecar_process import ROOT, SidecarProcess, running
@@ -61,12 +61,12 @@ def test_many_callers_share_one_process(tools: Bridge) -> None:
 
 
 def test_each_session_has_a_process_that_ends_with_it(tools: Bridge) -> None:
-    with running({**config(tools, isolation="PerSession"), "sessions": {"idleTimeout": "1s"}}) as sidecar:
+    with running({**config(tools, isolation="PerSession"), "sessions": {"idleTimeout": "3s"}}) as sidecar:
         one, other = Caller(sidecar, modern=False).open(), Caller(sidecar, modern=False).open()
         pids = {int(one.text("pid")), int(other.text("pid"))}
         assert len(pids) == 2
         assert pids <= set(tools.servers())
-        eventually(lambda: not any(alive(pid) for pid in pids))
+        eventually(lambda: not any(alive(pid) for pid in pids), 20)
         tools.said("exited with status 0")
 
 
@@ -169,7 +169,7 @@ def test_term_ends_stubborn_servers_too(tmp_path: Path) -> None:
     bridge = Bridge(tmp_path / "s", [*TOOLS, "--stubborn"], options=options).start()
     with running(config(bridge, processes=3)) as sidecar:
         Caller(sidecar).text("echo")
-        eventually(lambda: len(bridge.servers()) == 3)
+        eventually(lambda: all_ready(sidecar, "s", 3))
         bridge.stop()  # checks that none is left
         assert len(bridge.log("was killed by SIGKILL")) == 3
         assert not bridge.socket.exists()
@@ -179,7 +179,7 @@ def test_term_ends_stubborn_servers_too(tmp_path: Path) -> None:
 def test_sidecar_that_ends_leaves_no_process(tools: Bridge) -> None:
     with running(config(tools, processes=3)) as sidecar:
         Caller(sidecar).text("echo")
-        eventually(lambda: len(tools.servers()) == 3)
+        eventually(lambda: all_ready(sidecar, "s", 3))
     eventually(lambda: tools.servers() == {})
     tools.until(lambda: len(tools.log("exited with status 0")) == 3)
 

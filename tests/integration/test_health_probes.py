@@ -58,11 +58,11 @@ def test_any_server_suffices_by_default(tmp_path: Path) -> None:
 
 def test_check_is_skipped_while_calls_prove_it() -> None:
     with ToolHttpServer() as server:
-        config = {"servers": {"s": {"url": server.url, "health": {"interval": "300ms"}}}}
+        config = {"servers": {"s": {"url": server.url, "health": {"interval": "1s"}}}}
         with running(config) as sidecar, Load(sidecar, callers=1):
             probes = server.methods("server/discover")
             skipped = 'outrigger_health_check_total{server="s",result="skipped"}'
-            eventually(lambda: sidecar.metrics()[skipped] >= 3)
+            eventually(lambda: sidecar.metrics()[skipped] >= 3, 20)
             assert server.methods("server/discover") == probes
 
 

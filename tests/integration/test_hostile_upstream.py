@@ -210,10 +210,11 @@ STDIO_FAULTS = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("server_era", ["legacy", "modern"])
 async def test_stdio(server_era: str) -> None:
     arguments = ["-S", "-E", CHILD, *(["--modern"] if server_era == "modern" else [])]
-    server = {"command": sys.executable, "args": arguments, **PLAIN, "timeout": "2s"}
+    server = {"command": sys.executable, "args": arguments, **PLAIN, "timeout": "5s"}
     async with attacked({"u": server}, audit={"enabled": False}) as sidecar:
         session = await begin(sidecar)
         await begin(sidecar)  # a session without a stream: what is said to it waits

@@ -127,7 +127,7 @@ def test_what_was_said_before_the_stream_waits_for_it(sidecar: SidecarProcess) -
 
 
 def test_a_stale_question_stops_no_clock_for_ever() -> None:
-    settings = {"timeout": "500ms", "totalTimeout": "2s", "retry": {"maxRetries": 0}}
+    settings = {"timeout": "2s", "totalTimeout": "6s", "retry": {"maxRetries": 0}}
     with running({"servers": {"s": server(**settings)}}) as sidecar:
         caller = legacy(sidecar)
         unasked = [{"id": "stale", "method": "roots/list"}]
@@ -135,7 +135,7 @@ def test_a_stale_question_stops_no_clock_for_ever() -> None:
         # the caller never answers the first question; the clock of a later call runs on when its own is answered
         slow = caller.call("ask", method="elicitation/create")
         question = slow.next()
-        time.sleep(1)
+        time.sleep(2.5)
         caller.respond(question["id"], result={})
         assert slow.answer()["result"]
         waiting = caller.call("wait", name="x", meta={"progressToken": 1})
@@ -154,7 +154,7 @@ def test_a_stale_question_stops_no_clock_for_ever() -> None:
 
 
 def test_a_caller_that_left_holds_nothing() -> None:
-    settings = {"timeout": "500ms", "totalTimeout": "1s", "retry": {"maxRetries": 0}}
+    settings = {"timeout": "2s", "retry": {"maxRetries": 0}}
     with running({"servers": {"s": server(**settings)}}) as sidecar:
         caller = legacy(sidecar)
         exchange = caller.call("ask", method="sampling/createMessage")

@@ -177,12 +177,12 @@ def test_the_session_survives_an_open_breaker() -> None:
 
 def test_the_session_survives_refusals() -> None:
     server = echo(
-        limits={"maxConcurrent": 1, "maxQueue": 1, "rate": {"requestsPerSecond": 20, "burst": 20}},
+        limits={"maxConcurrent": 1, "maxQueue": 1, "rate": {"requestsPerSecond": 1, "burst": 20}},
         deniedTools=["write"],
     )
     with session({"servers": {"echo": server}}) as (_, client):
         assert reason(client.call("write", text="x")) == "tool_not_allowed"
-        crowd = client.do(do="call", tool="sleep", arguments={"ms": 500, "text": "z"}, times=5)
+        crowd = client.do(do="call", tool="sleep", arguments={"ms": 2000, "text": "z"}, times=5)
         refused = [reason(answer) for answer in crowd if "code" in answer]
         assert refused == ["queue_full"] * 3
         crowd = client.do(do="call", tool="echo", arguments={"text": "z"}, times=40)

@@ -108,13 +108,13 @@ def test_r01_a_server_is_a_command_with_arguments_and_environment_or_a_url(
 
 
 def test_r02_an_attempt_ends_after_its_timeout_and_progress_extends_it() -> None:
-    with running({"servers": {"s": stdio(timeout="200ms")}}) as sidecar:
+    with running({"servers": {"s": stdio(timeout="1s")}}) as sidecar:
         began = time.monotonic()
         answer = call(sidecar, "sleep", ms=5000)
         assert (answer.status, refusal(answer)["reason"]) == (504, "attempt_timeout")
-        assert 0.2 <= time.monotonic() - began < 2
+        assert 1 <= time.monotonic() - began < 4
         with HttpClient(sidecar.url(), modern=True) as client:
-            params = {"name": "sleep", "arguments": {"ms": 600, "steps": 6, "text": "done"}}
+            params = {"name": "sleep", "arguments": {"ms": 3000, "steps": 6, "text": "done"}}
             meta = {**META, "progressToken": "t"}
             headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": "sleep"}
             body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {**params, "_meta": meta}}
