@@ -217,6 +217,8 @@ def test_callers_that_vanish(target: Target, data: bytes, cut: int) -> None:
 
 
 def test_nothing_is_left(target: Target) -> None:
+    for data in (get("/"), post(b"x", "/stream")):
+        _check_answers(_exchange(target, [data]))
     with target.connect() as sock:
         sock.sendall(get("/last", "Connection: close"))
         while sock.recv(65536):
