@@ -113,6 +113,8 @@ class Prometheus:
         self._temporary = tempfile.TemporaryDirectory(prefix="outrigger-prometheus-")
         self.directory = Path(self._temporary.name)
         self._jobs = {name: tuple(targets) for name, targets in jobs.items()}
+        self.began = 0.0
+        """When it began to scrape, on its own clock: unix seconds."""
         (self.port,) = free_ports(1)
         names = [self._write(f"rules-{index}.yaml", content) for index, content in enumerate(rules)]
         self._write("prometheus.yml", self._config(interval, names))
@@ -139,6 +141,7 @@ class Prometheus:
     def __enter__(self) -> Prometheus:
         self._process.start()
         self._process.wait_until(lambda: self._get("/-/ready")[0] == 200, "ready", START_TIMEOUT)
+        self.began = self.now()
         return self
 
     def __exit__(
