@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 75.0
-SLOW = 0.5
+SLOW = 1.5
 """Seconds that the server takes for adding and searching: time to kill it in the middle."""
 COLOUR = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
@@ -56,20 +55,11 @@ def quote(text: str) -> None:
     print(paint(f"       {text}", "2"), flush=True)
 
 
-def free_port() -> int:
-    """A port nobody has at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class Sidecar:
-    """The sidecar's process and its two ports."""
+    """The sidecar's process and its two addresses, which are those of ports that it chose itself."""
 
     def __init__(self, directory: Path) -> None:
-        self.port, self.admin = free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self.port}/mcp"
+        self.url = self.admin = ""
         self.log, self.audit = directory / "log.jsonl", directory / "audit.jsonl"
         self.config = {
             "servers": {
@@ -85,7 +75,7 @@ class Sidecar:
         path = directory / "config.json"
         path.write_text(json.dumps(self.config))
         command = [sys.executable, "-m", "mcp_sidecar.cli", "run", "--config", str(path), "--host", "127.0.0.1"]
-        command += ["--port", str(self.port), "--admin-port", str(self.admin)]
+        command += ["--port", "0", "--admin-port", "0"]
         with self.log.open("wb") as log, self.audit.open("wb") as audit:
             self.process = subprocess.Popen(
                 command,
@@ -97,7 +87,7 @@ class Sidecar:
 
     def get(self, path: str) -> str:
         """A page of the admin port. Raises OSError."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as response:
+        with urllib.request.urlopen(f"{self.admin}{path}", timeout=5) as response:
             text: str = response.read().decode()
             return text
 
@@ -107,11 +97,20 @@ class Sidecar:
         while time.monotonic() < until:
             if self.process.poll() is not None:
                 raise DemoError(f"the sidecar ended with {self.process.returncode}")
-            with contextlib.suppress(OSError):
-                await asyncio.to_thread(self.get, "/readyz")
-                return
+            if self._serving():
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(self.get, "/readyz")
+                    return
             await asyncio.sleep(0.05)
         raise DemoError("the server did not get ready within 40 s")
+
+    def _serving(self) -> bool:
+        """Whether it has its ports; its log tells which."""
+        for line in self.log.read_text().splitlines(keepends=True):
+            if '"event":"serving"' in line and line.endswith("\n"):
+                serving = json.loads(line)
+                self.url, self.admin = serving["url"], serving["admin"]
+        return bool(self.url)
 
     def said(self) -> str:
         """The end of its log."""
@@ -242,7 +241,7 @@ async def until_answered(modern: Any) -> None:
 
 def look_inside(sidecar: Sidecar) -> None:
     """Metrics, a line of the log and one of the audit."""
-    step(5, f"What an operator sees (http://127.0.0.1:{sidecar.admin}/metrics, /status, the logs)")
+    step(5, f"What an operator sees ({sidecar.admin}/metrics, /status, the logs)")
     wanted = (
         "outrigger_calls_total",
         "outrigger_retries_total",
