@@ -90,9 +90,6 @@ class Shell:
                 eventually(lambda step=step: self._prints_as_shown(step), str(step))  # type: ignore[misc]
             else:
                 self._prints_as_shown(step)
-            if step.text.startswith("helm install "):
-                # helm does not wait for the API of a CRD that it makes, and who reads along takes longer to type
-                eventually(lambda: self.type("kubectl get mcpservers")[0] == 0, "MCPServers are served", 60)
 
     def _prints_as_shown(self, step: Command) -> bool:
         """Type it. Raises AssertionError."""
