@@ -20,9 +20,7 @@ from dashboards.promql import INTERVAL, PROCESS, SERVER, quantile, rate, total
 
 EACH = "namespace, server"
 NAME = "{{namespace}}/{{server}}"
-IN_USE = (
-    f"outrigger_config_hash_info{{{PROCESS}}} and on (namespace, pod, instance) outrigger_ready{{{PROCESS}}} == 1"
-)
+IN_USE = f"outrigger_config_hash_info{{{PROCESS}}} and on (namespace, pod, instance) outrigger_ready{{{PROCESS}}} == 1"
 """The configurations of the pods that are given calls."""
 
 

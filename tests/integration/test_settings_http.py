@@ -87,7 +87,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "idle": {"pool": {"idleTimeout": "150ms", "min": 0}, **PLAIN},
     "lifetime": {"pool": {"maxLifetime": "1s", "max": 1, "min": 0, "idleTimeout": "60s"}, **PLAIN},
     "streams": {"pool": {"maxStreams": 1}, **PLAIN},
-    "leak": {"pool": {"leakThreshold": "1s"}, **PLAIN},
+    "leak": {"timeout": "20s", "pool": {"leakThreshold": "1s"}, **PLAIN},
     # retry
     "retries": {"retry": {"maxRetries": 2, "backoff": {"base": "1ms"}, "tools": SAFE}, "circuitBreaker": NO_BREAKER},
     "backoff-base": {
