@@ -16,6 +16,8 @@ import pytest
 
 from sidecar_process import free_ports
 
+pytestmark = pytest.mark.timeout(180)  # each process imports the SDK
+
 SERVER = '''
 import sys
 from mcp.server import MCPServer
@@ -54,7 +56,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         [sys.executable, str(script), str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while True:
             assert process.poll() is None, "the server ended"
             with contextlib.suppress(OSError), contextlib.closing(socket.create_connection(("127.0.0.1", port), 1)):

@@ -68,8 +68,9 @@ def notes_over_http(environment: dict[str, str], tmp_path: Path) -> Iterator[int
 
 @pytest.mark.parametrize("era", ["modern", "legacy"])
 def test_http(notes_over_http: int, era: str) -> None:
-    # readiness waits for the server: it starts after the sidecar, as it may in a pod
-    with running(load("http"), env={"NOTES_PORT": str(notes_over_http)}) as sidecar:
+    # readiness waits for the server: it starts after the sidecar, as it may in a pod, and is asked less and less often
+    with SidecarProcess(load("http"), env={"NOTES_PORT": str(notes_over_http)}) as sidecar:
+        sidecar.wait_for("/readyz", timeout=80)
         add_and_search(sidecar, era)
 
 
