@@ -132,15 +132,24 @@ def test_old_configurations_go_with_their_replica_sets(api: Api, operator: Opera
         eventually(lambda: replica_sets(api, namespace, seen[-1]), "a ReplicaSet of the configuration")
         api.apply(mcp_server(namespace, stdio={"command": "serve", "args": [mark]}))
         eventually(lambda: child_config(api, namespace) not in seen, "a new configuration")
-    assert {name for resource, name in owned(api, namespace, "one") if resource == "configmaps"} >= set(seen)
+    assert configurations(api, namespace) >= set(seen)
 
     def pruned() -> bool:
-        for one in replica_sets(api, namespace, seen[0]):
-            if not one["spec"]["replicas"]:  # the Deployment controller scales it down when it comes to it
-                api.delete("replicasets", namespace, one["metadata"]["name"])
-        return ("configmaps", seen[0]) not in owned(api, namespace, "one")
+        # which of the old ones it scales down first is the Deployment controller's choice: no pod is ready
+        for name in seen:
+            for one in replica_sets(api, namespace, name):
+                if not one["spec"]["replicas"]:
+                    api.delete("replicasets", namespace, one["metadata"]["name"])
+        return not configurations(api, namespace) >= set(seen)
 
-    eventually(pruned, "the first configuration pruned", timeout=30)
+    eventually(pruned, "an old configuration pruned", timeout=30)
+    kept = {name for name in seen if replica_sets(api, namespace, name)}
+    assert configurations(api, namespace) >= {child_config(api, namespace), *kept}
+
+
+def configurations(api: Api, namespace: str) -> set[str]:
+    """The names of the ConfigMaps of MCPServer `one`."""
+    return {name for resource, name in owned(api, namespace, "one") if resource == "configmaps"}
 
 
 def replica_sets(api: Api, namespace: str, config: str) -> list[dict[str, Any]]:
