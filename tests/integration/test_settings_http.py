@@ -525,7 +525,7 @@ def test_health_timeout_and_failure_threshold(rig: Rig) -> None:
     eventually(lambda: rig.status("checked")["up"])
     server.behave = held(server, "server/discover")
     down = eventually(lambda: None if (found := rig.status("checked"))["up"] else found)
-    assert down["health"]["failuresInARow"] >= 5, "by default it is 3"
+    assert 5 <= down["health"]["failuresInARow"] < 10, "by default it is 3"
     assert down["health"]["lastError"] == "no answer within 0.1 s"
     server.behave = None
     server.gate.set()

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from callers import slots
 from mcp_callers import CHILDREN, PREFIX, Caller, legacy_server, modern_server
 from raw_mcp import MODERN
 from sidecar_process import SidecarProcess, running
@@ -623,10 +624,6 @@ def test_a_new_process_that_says_nothing_yet_hides_no_last_words(tmp_path: Path)
     script += "seen.touch()\nsys.exit('no licence')"
     server = {"command": sys.executable, "args": ["-c", script, str(tmp_path / "seen")]}
     with SidecarProcess({"servers": {"s": server}}) as sidecar:
-
-        def slot() -> dict[str, Any]:
-            [[found]] = [group["slots"] for group in sidecar.status()["servers"]["s"]["upstream"]["processes"].values()]
-            return dict(found)
-
-        eventually(lambda: slot()["lives"] == 2 and "pid" in slot())
-        assert slot()["stderr"] == ["no licence"]
+        eventually(lambda: [slot["lives"] for slot in slots(sidecar, "s") if "pid" in slot] == [2])
+        [slot] = slots(sidecar, "s")
+        assert slot["stderr"] == ["no licence"]
